@@ -4,14 +4,16 @@ from pathlib import Path
 
 import optuna
 import pytest
+from rich.console import Console
 
 import tuner
 from tests import databases
-from tests.studies import of_code
+from tests.studies import by_hand, of_code
 from tuner import errors
 from tuner.api import LocalStudy
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending, Stage
+from tuner.report import facts
 from tuner.results import best as bests
 from tuner.results import export
 from tuner.results.best import Best
@@ -22,6 +24,8 @@ from tuner.storage import engine as storages
 from tuner.storage.attributes import METRICS, TEST
 from tuner.studies import data_check, trials
 from tuner.studies import study as studies
+from tuner.terminal import printing
+from tuner.terminal import status as screens
 from tuner.trust import user_code
 
 
@@ -198,3 +202,33 @@ def test_changed_code_is_refused_before_it_is_imported(
     with pytest.raises(errors.RequestError, match=r"churn.py was changed since the study churn was trained.*Restore the file"):
         _ = LocalStudy.of(evil, is_own=is_own).best.model
     assert not (tmp_path / "imported").exists()
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+def test_the_spread_of_several_trainings_is_shown_with_their_mean(tmp_path: Path, metric: str) -> None:
+    training = {**by_hand.SHORT, "executions": 3}
+    study = studies.join(by_hand.spec(sampler="random", training=training, objective=metric), storages.open(databases.sqlite(tmp_path)))
+    data_check.admit(study, by_hand.PREPARED)
+    claimed = by_hand.must_claim(study)
+    outcome = by_hand.finished(claimed, 0.875).model_copy(update={"attributes": messages.spread([0.75, 0.875, 1.0])})
+    trials.finish(study, claimed, outcome, [], device=by_hand.PREPARED.device)
+    best = bests.best(study)
+    assert best.spread == "the mean over 3 trainings with different seeds, with a standard deviation of 0.1250"
+    assert best.spread in " ".join(facts.honesty(best))
+    console = Console(width=200, theme=printing.THEME)
+    with console.capture() as shown:
+        console.print(screens.best_trial(best))
+    assert best.spread in shown.get()
+    file = export.resolved_images(best)
+    assert file.training.executions == 3
+    assert file.result is not None
+    assert (file.result["executions"], file.result["standard_deviation"]) == ([0.75, 0.875, 1.0], 0.125)
+
+
+def test_attributes_of_user_code_with_the_names_of_a_spread_are_none(tmp_path: Path) -> None:
+    study = studies.join(by_hand.spec(sampler="random"), storages.open(databases.sqlite(tmp_path)))
+    data_check.admit(study, by_hand.PREPARED)
+    claimed = by_hand.must_claim(study)
+    outcome = by_hand.finished(claimed, 0.9).model_copy(update={"attributes": messages.spread([0.75, 0.875, 1.0])})
+    trials.finish(study, claimed, outcome, [], device=by_hand.PREPARED.device)
+    assert bests.best(study).spread == ""

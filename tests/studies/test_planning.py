@@ -164,6 +164,19 @@ def test_an_exact_probe_is_one_epoch_however_many_a_probe_in_steps_would_have() 
     assert (pace.num_fine_tuned, pace.fine_tune_seconds) == (1, 40.0)
 
 
+def test_a_trial_of_several_trainings_takes_as_many_times_as_long() -> None:
+    spec = by_hand.spec(training={**by_hand.SHORT, "executions": 3})
+    # 2 epochs of the probe, and 3 times 4 of fine-tuning
+    known = [timed(num_epochs=14, fine_tune_seconds=120.0)]
+    found = planning.duration(spec, known, None, model=spec.model.of_trial(), unfreeze=1.0, epochs=4, worker="w")
+    assert fine_tuning(found) == 120.0
+    shorter = planning.duration(spec, known, None, model=spec.model.of_trial(), unfreeze=1.0, epochs=2, worker="w")
+    assert fine_tuning(shorter) == 60.0
+    pace = planning.pace(spec, [*known, timed(num_epochs=8, fine_tune_seconds=60.0)], None, epochs=4)
+    assert pace is not None
+    assert pace.fine_tune_seconds == 120.0
+
+
 def test_times_are_read_with_the_way_in_which_a_trial_was_probed(begin: Begin) -> None:
     study = begin(budget={"trials": 2}, training={"promote": 1.0}, search={"head_units": {"layers": [0, 1]}})
     claimed = [by_hand.must_claim(study) for _ in range(2)]

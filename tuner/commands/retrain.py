@@ -320,7 +320,8 @@ def _describe_work(study: Study, again: Study, num_workers: int) -> str:
     seconds = _mean_seconds(study, spec.trials)
     if seconds is None:
         return text
-    about = wording.duration(seconds * left * again.spec.num_folds / study.spec.num_folds / max(1, num_workers))
+    trainings_each, before = (each.spec.num_folds * each.spec.num_executions for each in (again, study))
+    about = wording.duration(seconds * left * trainings_each / before / max(1, num_workers))
     return f"{text}; about {about} with {wording.count(num_workers, 'worker')}, estimated from the search"
 
 

@@ -66,6 +66,20 @@ class EndedTraining(BaseModel):
     metrics: dict[str, float] = {}
 
 
+class BestEpoch(BaseModel):
+    """The step and the scores of the best epoch of a training of images."""
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
+
+    step: int
+    value: float
+    loss: float
+    confusion: tuple[tuple[int, ...], ...] = ()
+    by_class: tuple[messages.LabelCounts, ...] = ()
+    mistakes: tuple[messages.Misclassified, ...] = ()
+    metrics: dict[str, float] = {}
+
+
 class Progress(BaseModel):
     """Progress of a trial's training."""
 
@@ -93,6 +107,8 @@ class Progress(BaseModel):
     fine_tune_seconds: float
     #: the trainings of the trial that have ended, if it has several
     ended: tuple[EndedTraining, ...] = ()
+    #: for images: the best epoch of these
+    kept: BestEpoch | None = None
     #: the metric of the study in each epoch of the training that has not ended; the curve may have means over folds in its place
     measured: tuple[float, ...] = ()
     #: metrics of the best epoch
@@ -111,16 +127,19 @@ class SuspendedTrial:
     """Everything that a trial needs to resume."""
 
     progress: Progress
-    #: values of `FineTuning.state`
+    #: values of `FineTuning.state`; empty if the next of several trainings has not begun
     state: tuple[NDArray[np.float32], ...]
     #: weights of the best epoch
     best: tuple[NDArray[np.float32], ...]
+    #: weights of `Progress.kept`
+    kept: tuple[NDArray[np.float32], ...] = ()
 
 
 def write(path: Path, suspended: SuspendedTrial) -> None:
     """Write a trial to a file, which is replaced in one step."""
     arrays = {f"state{number}": value for number, value in enumerate(suspended.state)}
     arrays |= {f"best{number}": value for number, value in enumerate(suspended.best)}
+    arrays |= {f"kept{number}": value for number, value in enumerate(suspended.kept)}
     write_arrays(path, arrays | {"progress": np.array(suspended.progress.model_dump_json())})
 
 
@@ -133,7 +152,8 @@ def read(path: Path, order: messages.Train, *, study: str) -> SuspendedTrial | N
     try:
         with at_rest.opened(path) as file, np.load(file, allow_pickle=False) as arrays:
             progress = Progress.model_validate_json(str(arrays["progress"]))
-            found = SuspendedTrial(progress=progress, state=_numbered(arrays, "state"), best=_numbered(arrays, "best"))
+            state, best, kept = (_numbered(arrays, name) for name in ("state", "best", "kept"))
+            found = SuspendedTrial(progress=progress, state=state, best=best, kept=kept)
     except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile, age.Damaged):
         return None
     is_same = (progress.study, progress.seed) == (study, order.seed) and _has_values(progress, order.hyperparameters)
@@ -207,7 +227,7 @@ class TrialFiles:
         try:
             write(self._checkpoint, suspended)
         except OSError as error:
-            needed = sum(array.nbytes for array in (*suspended.state, *suspended.best))
+            needed = sum(array.nbytes for array in (*suspended.state, *suspended.best, *suspended.kept))
             if not self._is_warned:
                 self._warn(f"{self._explain('checkpoint', needed, error)}; training continues, and the next epoch tries again")
             self._is_warned = True

@@ -106,16 +106,17 @@ def _result(best: Best) -> dict[str, Any]:
 
 def _scores(best: Best) -> dict[str, Any]:
     """Return the value of the trial, under the name of what it is, and what was measured on the test split."""
+    several = (FOLDS, BEST_EPOCHS, EXECUTIONS, STANDARD_DEVIATION) if best.spread else ()
+    spread = {name: best.found.attributes.get(name) for name in several}
     if not isinstance(best.spec, StudySpec):
-        several = (FOLDS, BEST_EPOCHS, EXECUTIONS, STANDARD_DEVIATION) if best.spread else ()
-        spread = {name: best.found.attributes.get(name) for name in several}
         named = {"metric": best.spec.objective.metric, "value": best.validated, **spread, "test_value": best.test_value, **best.costs}
         return {**named, "exceeds": best.exceeds or None}
     if not best.is_accuracy:
-        named = {"metric": best.spec.objective.metric, "value": best.value, "test_value": best.test_value}
+        named = {"metric": best.spec.objective.metric, "value": best.value, **spread, "test_value": best.test_value}
         return {**named, "test_accuracy": best.test_accuracy}
     # not a validation accuracy if the trial trained on the validation images
-    return {"validation_accuracy": best.value if best.spec.measured_on_new_data else None, "test_accuracy": best.test_accuracy}
+    validated = best.value if best.spec.measured_on_new_data else None
+    return {"validation_accuracy": validated, **spread, "test_accuracy": best.test_accuracy}
 
 
 def rule_scores(best: Best) -> dict[str, Any]:

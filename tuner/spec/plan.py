@@ -191,7 +191,8 @@ def _stages(spec: StudySpec, epochs: int | None) -> str:
     solvers = space.probe_solvers(spec)
     steps = [f"of {wording.count(training.probe_epochs, 'epoch')}{heads}"] if ProbeSolver.SGD in solvers else []
     probe = " or ".join([*steps, *(f"by {solver.value}" for solver in solvers if solver is not ProbeSolver.SGD)])
-    return f"a probe {probe}{tuned}{precision}"
+    several = f", {training.executions} times with different seeds" if training.executions > 1 else ""
+    return f"a probe {probe}{tuned}{several}{precision}"
 
 
 def _describe(strategy: Sampler | Pruner) -> str:

@@ -94,6 +94,8 @@ class Training(Section):
     """number format of the computation; auto: bfloat16 on GPUs where it is faster (compute capability 8.0 and above), else float32"""
     images: Literal["train", "train+validation"] = "train"
     """splits to train on; train+validation leaves no images for choices: tuner keeps the last epoch, and the file must fix all values"""
+    executions: Executions = 1
+    """trainings of each trial with different seeds; the value of the trial is their mean"""
 
     def num_epochs(self, num_train: int) -> int:
         """Return the fine-tuning epochs of each trial; `auto` gives 12 for 2,000 training images, more for fewer images, from 4 to 15."""
@@ -290,6 +292,11 @@ class StudySpec(AnyStudySpec):
     def probe_epochs(self) -> int:
         """Epochs of the probe."""
         return self.training.probe_epochs
+
+    @property
+    def num_executions(self) -> int:
+        """Trainings of a trial."""
+        return self.training.executions
 
     @property
     def measured_on_new_data(self) -> bool:

@@ -333,7 +333,8 @@ def duration(
         # the slowest of the latest three, because the first one of a kind is traced, and a busy machine is slow for a while
         seconds = max(_epoch_seconds(spec, trial, work) for trial in used[-3:])
         probe = sum(trial.probe_seconds for trial in used) / len(used)
-        return Duration(probe_seconds=probe, fine_tune_seconds=seconds * epochs * _part(unfreeze), epochs=epochs)
+        length = epochs * spec.training.executions
+        return Duration(probe_seconds=probe, fine_tune_seconds=seconds * length * _part(unfreeze), epochs=epochs)
     if plan is None:
         return None
     planned = spec.model.fixed(plan.backbone, plan.image_size).of_trial()
@@ -343,7 +344,7 @@ def duration(
 
 
 def _num_tuned(spec: StudySpec, trial: TimedTrial) -> int:
-    """Return the number of epochs of fine-tuning of a trial."""
+    """Return the number of epochs of fine-tuning of a trial, over all its trainings."""
     return trial.num_epochs - (1 if trial.is_probed_exactly else spec.training.probe_epochs)
 
 
@@ -413,7 +414,7 @@ def pace(spec: StudySpec, timed: Sequence[TimedTrial], plan: Plan | None, epochs
         for model in models
         if (found := duration(spec, timed, plan, model=model, unfreeze=least, epochs=fewest, worker=worker)) is not None
     ]
-    whole = [trial for trial in tuned if _num_tuned(spec, trial) >= epochs] or tuned
+    whole = [trial for trial in tuned if _num_tuned(spec, trial) >= epochs * spec.training.executions] or tuned
     return Pace(
         num_fine_tuned=len(tuned),
         probe_seconds=round(sum(trial.probe_seconds for trial in timed) / len(timed), 3),

@@ -160,7 +160,7 @@ def _begin(study: Study, name: str, chosen: Sequence[Config], with_seeds: tuple[
         "retraining": again,
     }
     if isinstance(study.spec, StudySpec):
-        own = {"epochs": setting.epochs, "promote": 1.0, "images": setting.images}
+        own = {"epochs": setting.epochs, "promote": 1.0, "images": setting.images, "executions": 1}  # its seeds repeat them
         changes["training"] = study.spec.training.model_copy(update=own)
     elif isinstance(study.spec, CustomStudySpec) and study.spec.validation is not None and setting.images != "train":
         changes["validation"] = study.spec.validation.model_copy(update={"train_on": "all"})

@@ -14,8 +14,11 @@ from tuner.drawing import charts
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.storage import tables
 from tuner.storage.attributes import (
+    BEST_EPOCHS,
     ERROR,
+    EXECUTIONS,
     FINE_TUNE_SECONDS,
+    FOLDS,
     LOGITS,
     MESSAGE,
     METRICS,
@@ -86,15 +89,15 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
 def _attributes(trial: Trial, listed: Listed) -> Mapping[str, Any]:
     """Return the attributes to list: of a trial of user code, those that the code has set come first."""
     found = {name: value for name, value in trial.attributes.items() if name not in _UNLISTED}
+    # a list is no list of widths here
+    own = {name: wording.show(value, longest=_LONGEST) if isinstance(value, list) else value for name, value in found.items()}
     if listed.spec is None or listed.is_about_images:
-        return found
+        return found | {name: own[name] for name in (BEST_EPOCHS, EXECUTIONS, FOLDS) if name in own}
     ours = {name: value for name, value in found.items() if name in RESERVED}
     known = {name: value for name, value in ours.items() if name not in _OF_IMAGES}
     nested = {name: known.pop(name) for name in (METRICS, TEST) if name in known}
     measured = {name: value for name, value in wording.flatten(nested).items() if value is not None}
     more = {name: wording.figure(value) if isinstance(value, float) else value for name, value in measured.items()}
-    # a list is no list of widths here
-    own = {name: wording.show(value, longest=_LONGEST) if isinstance(value, list) else value for name, value in found.items()}
     return {name: value for name, value in own.items() if name not in ours} | known | more
 
 

@@ -64,6 +64,15 @@ def test_a_probe_only_study_costs_no_fine_tuning() -> None:
     assert (estimated.num_fine_tuned, estimated.fine_tune_seconds) == (0, 0.0)
 
 
+def test_several_trainings_cost_as_many_fine_tunings() -> None:
+    sizes = {"num_train": 1000, "num_validation": 200, "epochs": 5, "num_cores": 2}
+    once, thrice = (cost.estimate(spec(training={"executions": number}), **sizes) for number in (1, 3))
+    assert thrice.prepare_seconds == once.prepare_seconds
+    assert thrice.probe_seconds == once.probe_seconds
+    repeated = thrice.fine_tune_seconds - cost.TRACE_SECONDS
+    assert repeated == pytest.approx(3 * (once.fine_tune_seconds - cost.TRACE_SECONDS) + 2 * once.probe_seconds)
+
+
 @pytest.mark.parametrize(("backbone", "is_known"), [("EfficientNetB0", True), ("ResNet50", True), ("kerashub:vit_base", False)])
 def test_backbones_are_known_by_their_keras_names_too(backbone: str, is_known: bool) -> None:
     named = spec().model_copy(update={"model": spec().model.model_copy(update={"backbone": backbone})})

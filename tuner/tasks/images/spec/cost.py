@@ -149,7 +149,10 @@ def of_model(spec: StudySpec, model: TrialModel, size: DataSize, *, num_cores: i
     probe = HEAD_SECONDS * steps * size.num_train / 1000 + image_seconds * _FORWARD * drawn * size.num_train
     probe += exact if drawn else 0.0
     epoch = image_seconds * (_TRAINING * size.num_train + _FORWARD * size.num_validation)
-    fine_tune = TRACE_SECONDS + size.epochs * epoch if size.epochs else 0.0
+    repeats = spec.training.executions
+    # the probes of repeats belong to the fine-tuning that follows them
+    fine_tune = TRACE_SECONDS + repeats * size.epochs * epoch + (repeats - 1) * probe if size.epochs else 0.0
+    probe *= 1 if size.epochs else repeats
     num_trials = spec.budget.trials
     num_fine_tuned = None if num_trials is None else budget.num_fine_tuned(spec.training, spec.budget, num_trials) if size.epochs else 0
     total = None if num_trials is None or num_fine_tuned is None else prepare + num_trials * probe + num_fine_tuned * fine_tune

@@ -54,7 +54,7 @@ class StudyContext:
         """SHA-256 that ties weights to their study: over images, splits, network, training settings and metric."""
         study = self.study
         usual = {"images"} if study.training.images == "train" else set()  # earlier versions had no such setting
-        training = study.training.model_dump_json(exclude=usual)
+        training = study.training.model_dump_json(exclude={*usual, "executions"})  # each training alone is the same
         parts = [self.data.fingerprint, self.data.splits, self.network, study.model.model_dump_json(), training]
         if study.objective.metric != "accuracy":  # the only metric of earlier versions
             parts.append(study.objective.metric)

@@ -2,16 +2,18 @@
 
 import logging
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from tuner.kernels import checkpoints, losses
-from tuner.kernels.checkpoints import TrialFiles, TrialTiming
+from tuner.kernels.checkpoints import BestEpoch, EndedTraining, SuspendedTrial, TrialFiles, TrialTiming
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending, Stage, WorkerPort
 from tuner.spec.hyperparameters import Hyperparameters, TargetKind
@@ -35,6 +37,34 @@ class _Best:
     #: logits of the validation images (n, classes); None after a probe, or if the epoch was trained before the trial resumed
     logits: NDArray[np.float32] | None = None
 
+    @property
+    def found(self) -> BestEpoch:
+        """The epoch as a checkpoint holds it."""
+        scores = self.scores
+        return BestEpoch(
+            step=self.step,
+            value=scores.value,
+            loss=scores.loss,
+            confusion=scores.confusion,
+            by_class=scores.by_class,
+            mistakes=scores.mistakes,
+            metrics=dict(scores.metrics),
+        )
+
+    @classmethod
+    def of(cls, found: BestEpoch, weights: tuple[NDArray[np.float32], ...]) -> "_Best":
+        """Return the epoch that a checkpoint holds."""
+        scores = losses.Scores(
+            accuracy=found.metrics.get("accuracy", found.value),
+            loss=found.loss,
+            value=found.value,
+            confusion=found.confusion,
+            by_class=found.by_class,
+            mistakes=found.mistakes,
+            metrics=found.metrics,
+        )
+        return cls(step=found.step, scores=scores, weights=weights)
+
 
 class _Interrupted(Exception):
     """Ends a trial early; `writes` says whether a checkpoint is worth writing."""
@@ -44,7 +74,11 @@ class _Interrupted(Exception):
 
 
 class TrialTraining:
-    """Trains one trial, once."""
+    """Trains one trial: once, or several times with different seeds, one after another (`training.executions`).
+
+    The steps of fine-tuning count on through the trainings. Only the first probe is reported and decides whether the trial is promoted;
+    later ones count as time of the fine-tuning.
+    """
 
     def __init__(
         self,
@@ -61,35 +95,81 @@ class TrialTraining:
             context = replace(context, epochs=order.epochs)
         self._context, self._order, self._worker, self._timing = context, order, worker, timing or TrialTiming()
         self._files = TrialFiles(order, worker, study=context.identity, timing=self._timing)
+        self._num_trainings = 1 if order.teacher is not None else context.study.training.executions
+        self._fine_tunes = order.of_images.unfreeze > 0 and context.epochs > 0
+        #: the trainings that have ended, if there are several, and the best epoch of these
+        self._ended: list[EndedTraining] = []
+        self._kept: _Best | None = None
+        #: of the current training
         self._best: _Best | None = None
         self._curve: list[messages.Epoch] = []
         self._seconds = {Stage.PROBE: 0.0, Stage.FINE_TUNE: 0.0}
         self._reported_at = time.monotonic()
+        self._written_at = time.perf_counter()
 
     def run(self) -> messages.Finished:
         """Train the trial, resume it if there is a checkpoint, and report every epoch to the worker."""
-        context, hyperparameters = self._context, self._order.of_images
-        fine_tunes = hyperparameters.unfreeze > 0 and context.epochs > 0
-        suspended = self._files.read() if fine_tunes else None
+        context = self._context
+        suspended = self._files.read() if self._fine_tunes or self._num_trainings > 1 else None
         context.store.watch.append(self._watch)
         try:
-            if suspended is None:
-                self._probe()
-                if fine_tunes:
-                    self._await_decision()
-            if fine_tunes:
-                self._fine_tune(suspended)
+            if suspended is not None:
+                self._resume(suspended)
+            while len(self._ended) < self._num_trainings:
+                self._train(suspended if suspended is not None and suspended.state else None)
+                suspended = None
         except _Interrupted as interrupted:
             return self._finished(interrupted.ending, interrupted.reason)
         finally:
             context.store.watch.clear()
-            if fine_tunes:
-                # the probe of the next trial may compute features, and needs the pretrained weights
-                context.restore()
         return self._finished(Ending.COMPLETED, "")
 
+    def _train(self, suspended: SuspendedTrial | None) -> None:
+        """Train once, from a checkpoint if it is in the middle of the fine-tuning."""
+        before = sum(self._seconds.values())
+        try:
+            if suspended is None:
+                self._best = None
+                self._probe()
+                if self._fine_tunes and not self._ended:
+                    self._await_decision()
+            if self._fine_tunes:
+                self._fine_tune(suspended)
+        finally:
+            if self._fine_tunes:
+                # the next probe may compute features, and needs the pretrained weights
+                self._context.restore()
+        best = self._best
+        assert best is not None
+        first_step = len(self._ended) * self._context.epochs
+        ended = EndedTraining(
+            value=best.scores.value,
+            best_step=best.step,
+            best_epoch=max(1, best.step - first_step),
+            seconds=sum(self._seconds.values()) - before,
+        )
+        self._kept = self._leader
+        self._ended.append(ended)
+        is_last = len(self._ended) == self._num_trainings
+        if not is_last and time.perf_counter() - self._written_at > self._timing.worth_writing_seconds:
+            self._best = None
+            self._write_checkpoint((), 0, part=None)
+            self._written_at = time.perf_counter()
+
+    @property
+    def _leader(self) -> _Best | None:
+        """The best epoch of all trainings."""
+        best, kept, merit = self._best, self._kept, self._context.study.objective.merit
+        if best is None or kept is None:
+            return best or kept
+        return best if merit(best.scores.value) > merit(kept.scores.value) else kept
+
+    @property
+    def _seed(self) -> int:
+        return self._order.seed_of(len(self._ended))
+
     def _probe(self) -> None:
-        running = probe.begin(self._context, self._order.of_images, seed=self._order.seed)
+        running = probe.begin(self._context, self._order.of_images, seed=self._seed)
         # samplers compare trials that end with their probe by their last step first, so every probe ends at the same one
         first = self._context.study.training.probe_epochs + 1 - running.num_epochs
         for step, (measured, seconds) in enumerate(_timed(running.epochs()), start=first):
@@ -105,12 +185,12 @@ class TrialTraining:
         elif decision.epochs is not None:
             self._context = replace(self._context, epochs=decision.epochs)
 
-    def _fine_tune(self, suspended: checkpoints.SuspendedTrial | None) -> None:
-        start = written_at = time.perf_counter()
-        done = 0
-        if suspended is not None:
-            done = suspended.progress.epochs
-            self._resume(suspended.progress, suspended.best)
+    def _fine_tune(self, suspended: SuspendedTrial | None) -> None:
+        start = time.perf_counter()
+        if not self._ended:
+            self._written_at = start
+        done = 0 if suspended is None else suspended.progress.epochs
+        first = self._context.study.training.probe_epochs + len(self._ended) * self._context.epochs + 1
         stage = self._start_fine_tuning()
         if suspended is not None:
             stage.resume(suspended.state, suspended.progress.part)
@@ -121,17 +201,17 @@ class TrialTraining:
                     self._obey()
                 measured = stage.measure(epoch)
                 now = time.perf_counter()
-                self._record(Stage.FINE_TUNE, self._context.study.training.probe_epochs + epoch + 1, measured, now - start, stage.weights)
+                self._record(Stage.FINE_TUNE, first + epoch, measured, now - start, stage.weights)
                 done, start = epoch + 1, now
-                if now - written_at > self._timing.worth_writing_seconds:
-                    self._write_checkpoint(stage, done, part=None)
-                    written_at = now
+                if now - self._written_at > self._timing.worth_writing_seconds:
+                    self._write_checkpoint(stage.state, done, part=None)
+                    self._written_at = now
                 if done < self._context.epochs:
                     self._obey()
         except _Interrupted as interrupted:
             now = time.perf_counter()
-            if interrupted.writes and now - written_at > self._timing.worth_writing_seconds:
-                self._write_checkpoint(stage, done, part=stage.part(now - start))
+            if interrupted.writes and now - self._written_at > self._timing.worth_writing_seconds:
+                self._write_checkpoint(stage.state, done, part=stage.part(now - start))
             raise
 
     def _start_fine_tuning(self) -> fine_tune.FineTuning:
@@ -140,18 +220,19 @@ class TrialTraining:
         self._context.restore()
         head_weights, _ = evaluation.split_weights(self._best.weights, self._order.of_images)
         teacher = None if self._order.teacher is None else standalone.teacher(self._context, self._order.teacher, self._context_of)
-        return fine_tune.FineTuning(self._context, head_weights, self._order.of_images, seed=self._order.seed, teacher=teacher)
+        return fine_tune.FineTuning(self._context, head_weights, self._order.of_images, seed=self._seed, teacher=teacher)
 
     def _record(
         self, stage: Stage, step: int, measured: probe.MeasuredEpoch, seconds: float, weights: Callable[[], Sequence[NDArray[np.float32]]]
     ) -> None:
-        """Report an epoch to the worker, and remember it if it is the best."""
-        self._seconds[stage] += seconds
+        """Report an epoch to the worker, unless it is of a repeated probe, and remember it if it is the best of the training."""
+        is_reported = stage is Stage.FINE_TUNE or not self._ended
+        self._seconds[stage if is_reported or not self._fine_tunes else Stage.FINE_TUNE] += seconds
         found = measured.validation
         # if validation images are trained on, a higher score means nothing, and the last epoch counts as the best
         is_blind = self._context.study.training.images != "train"
         if self._best is None or is_blind or self._rank(found) > self._rank(self._best.scores):
-            self._best = _Best(step=step, scores=found, weights=tuple(weights()), logits=measured.logits)
+            self._best = _Best(step=step if is_reported else 0, scores=found, weights=tuple(weights()), logits=measured.logits)
         has_accuracy = self._context.target.kind is not TargetKind.NUMBER
         epoch = messages.Epoch(
             trial=self._order.trial,
@@ -166,8 +247,11 @@ class TrialTraining:
             value=found.value,
             metrics=dict(found.metrics),
         )
-        self._curve.append(epoch)
-        self._worker.send(epoch)
+        if is_reported:
+            self._curve.append(epoch)
+            self._worker.send(epoch)
+        else:
+            self._watch()
         for name, loss in (("loss", measured.loss), ("validation loss", found.loss)):
             if not math.isfinite(loss):
                 where = f"step {step} ({stage.value})"
@@ -194,8 +278,9 @@ class TrialTraining:
             raise _Interrupted(Ending.SUSPENDED, "", writes=wanted.keeps)
         raise _Interrupted(Ending.STOPPED, "")
 
-    def _write_checkpoint(self, stage: fine_tune.FineTuning, epochs: int, *, part: checkpoints.EpochPart | None) -> None:
-        assert self._best is not None
+    def _write_checkpoint(self, state: Sequence[tf.Variable], epochs: int, *, part: checkpoints.EpochPart | None) -> None:
+        best, kept = self._best or self._kept, self._kept
+        assert best is not None
         progress = checkpoints.Progress(
             study=self._context.identity,
             hyperparameters=self._order.of_images,
@@ -203,37 +288,30 @@ class TrialTraining:
             epochs=epochs,
             curve=tuple(self._curve),
             part=part,
-            best_step=self._best.step,
-            value=self._best.scores.value,
-            loss=self._best.scores.loss,
-            confusion=self._best.scores.confusion,
-            by_class=self._best.scores.by_class,
-            mistakes=self._best.scores.mistakes,
-            metrics=dict(self._best.scores.metrics),
+            best_step=best.step,
+            **best.found.model_dump(exclude={"step"}),
+            ended=tuple(self._ended),
+            kept=None if kept is None else kept.found,
             probe_seconds=self._seconds[Stage.PROBE],
             fine_tune_seconds=self._seconds[Stage.FINE_TUNE],
         )
-        self._files.write_checkpoint(
-            checkpoints.SuspendedTrial(progress=progress, state=checkpoints.copy_values(stage.state), best=self._best.weights)
-        )
+        weights, of_kept = () if self._best is None else best.weights, () if kept is None else kept.weights
+        values = checkpoints.copy_values(state)
+        self._files.write_checkpoint(SuspendedTrial(progress=progress, state=values, best=weights, kept=of_kept))
 
-    def _resume(self, progress: checkpoints.Progress, best: tuple[NDArray[np.float32], ...]) -> None:
-        found = losses.Scores(
-            accuracy=progress.metrics.get("accuracy", progress.value),
-            loss=progress.loss,
-            value=progress.value,
-            confusion=progress.confusion,
-            by_class=progress.by_class,
-            mistakes=progress.mistakes,
-            metrics=progress.metrics,
-        )
-        self._best = _Best(step=progress.best_step, scores=found, weights=best)
+    def _resume(self, suspended: SuspendedTrial) -> None:
+        progress = suspended.progress
+        found = BestEpoch(step=progress.best_step, **progress.model_dump(include=BestEpoch.model_fields.keys() - {"step"}))
+        self._best = _Best.of(found, suspended.best) if suspended.state else None
+        self._ended = list(progress.ended)
+        self._kept = None if progress.kept is None else _Best.of(progress.kept, suspended.kept)
         self._seconds = {Stage.PROBE: progress.probe_seconds, Stage.FINE_TUNE: progress.fine_tune_seconds}
         self._curve = list(progress.curve)
         self._worker.send(messages.Resumed(trial=self._order.trial, curve=progress.curve))
 
     def _finished(self, ending: Ending, reason: str) -> messages.Finished:
-        best, weights = self._best, None
+        best, weights, values = self._leader, None, [one.value for one in self._ended]
+        value = statistics.fmean(values) if ending is Ending.COMPLETED else best.scores.value if best else math.nan
         if ending is Ending.COMPLETED and best is not None:
             weights = self._files.write_weights(best.weights)
         elif ending is not Ending.SUSPENDED:
@@ -243,12 +321,13 @@ class TrialTraining:
             trial=self._order.trial,
             ending=ending,
             reason=reason,
-            value=best.scores.value if best and math.isfinite(best.scores.value) else None,
-            best_step=best.step if best else None,
+            value=value if math.isfinite(value) else None,
+            best_step=best.step or None if best else None,
             confusion=best.scores.confusion if best else (),
             by_class=best.scores.by_class if best else (),
             mistakes=best.scores.mistakes if best else (),
             metrics=dict(best.scores.metrics) if best else {},
+            attributes=messages.spread(values) if ending is Ending.COMPLETED else {},
             pictures=drawn,
             weights=weights,
             logits=self._write_logits(best) if weights and best else None,
