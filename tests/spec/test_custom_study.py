@@ -198,12 +198,6 @@ def test_a_mistake_in_folds_is_named(sections: dict[str, Any], message: str) -> 
     ("study", "message"),
     [
         (
-            {"name": "photos", "data": {"source": "digits"}, "validation": {"folds": 5}},
-            "validation is not a key of a study of images, which has no folds: it divides its images once. For a surer value of few "
-            "images, raise data.validation, for example to 0.3, and compare the best trials with several seeds: "
-            "tuner retrain photos --seeds 5",
-        ),
-        (
             {"name": "cost", "task": "objective", "function": "my.py:cost", "objective": "minimize", "validation": {"folds": 5}},
             "validation is not a key of a study with an objective, whose function divides its data itself: train once for each fold in it",
         ),

@@ -343,3 +343,28 @@ def test_a_file_whose_name_has_a_dollar_sign_is_found(tmp_path: Path) -> None:
 def test_several_paths_are_refused_with_what_to_do() -> None:
     with pytest.raises(ValidationError, match=r"is \['a', 'b'\]; expected one path. Put the folders, or links to them, into one folder"):
         StudySpec.model_validate({"name": "mine", "data": {"source": "folder", "path": ["a", "b"]}})
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"validation": {"folds": 1}}, "validation.folds is 1; expected a whole number from 2 to 100"),
+        (
+            {"validation": {"folds": 5}, "training": {"executions": 3}},
+            "training.executions is 3, but validation.folds is 5, so that a trial is a mean of several trainings already; remove one of",
+        ),
+        ({"validation": {"folds": 5}, "pruner": "patient"}, "pruner is patient, which waits for an improvement, but with folds the value"),
+    ],
+)
+def test_a_mistake_in_folds_of_images_is_named(sections: dict[str, Any], message: str) -> None:
+    with pytest.raises(errors.SpecError) as raised:
+        study_file.parse({"name": "photos", "data": {"source": "digits"}} | sections, "photos.yaml")
+    assert message in str(raised.value)
+
+
+def test_a_study_of_images_has_folds_unless_it_trains_on_all_images() -> None:
+    folds = study(validation={"folds": 5})
+    assert (folds.num_folds, folds.num_trainings, folds.reports_best) == (5, 5, False)
+    on_all = {"training": {"images": "train+validation"}, "result": {"trial_seed": 1}}
+    assert study(validation={"folds": 5}, **on_all).num_folds == 1
+    assert study().model_dump().keys().isdisjoint({"validation"})

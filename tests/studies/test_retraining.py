@@ -97,6 +97,23 @@ def test_a_retraining_promotes_every_probe_and_prunes_nothing(searched: Study) -
         by_hand.finish(again, claim, value)
 
 
+def test_a_retraining_trains_once_with_each_seed(begin: Begin) -> None:
+    study = begin(sampler="random", training={**by_hand.SHORT, "executions": 3})
+    work(study, [0.7])
+    again = retraining.begin(study, retraining.configs(study, 1), (1, 2), top=1)
+    assert (again.spec.num_executions, again.spec.budget.trials) == (1, 2)
+
+
+def test_a_retraining_of_folds_has_the_usual_splits(begin: Begin) -> None:
+    study = begin(sampler="random", validation={"folds": 5})
+    work(study, [0.7])
+    again = retraining.begin(study, retraining.configs(study, 1), (1, 2), top=1)
+    assert again.spec.num_folds == 1
+    data_check.admit(again, by_hand.PREPARED)
+    made = retraining.begin_on_all(study, again, retraining.config(study, 0), fine_tunes=True)
+    assert (made.images.training.images, made.spec.num_folds) == ("train+validation", 1)
+
+
 def test_a_retraining_stores_its_configs_and_shows_them_in_its_note(searched: Study) -> None:
     again = retraining.begin(searched, retraining.configs(searched, 1), (3, 4), top=1)
     spec = studies.load(again.name, searched.storage).spec.retraining

@@ -159,6 +159,8 @@ def require_usable(spec: StudySpec, cache: Path) -> tuple[Dataset, Splits] | Non
     data = sources.open(spec.data, cache=cache)
     parts = splits.split(data, spec.data, spec.seed)
     splits.require_measurable(data, parts, spec.objective.metric)
+    if spec.num_folds > 1:
+        splits.divide(data, parts, spec.data, spec.num_folds, spec.seed)
     return data, parts
 
 
@@ -179,7 +181,8 @@ def admit(spec: AnyStudySpec, cache: Path, *, tell: Callable[[str], None] = prin
 
 
 def _warn(spec: StudySpec, opened: tuple[Dataset, Splits] | None, cache: Path, tell: Callable[[str], None]) -> None:
-    for warning in survey.warnings(*opened, spec.data, cache=cache, metric=spec.objective.metric) if opened is not None else ():
+    metric, num_folds = spec.objective.metric, spec.num_folds
+    for warning in survey.warnings(*opened, spec.data, cache=cache, metric=metric, num_folds=num_folds) if opened is not None else ():
         tell(warning)
 
 

@@ -431,6 +431,8 @@ def _of_trial(study: Study, number: int | None) -> tuple[ModelFacts, _Weights]:
 
 
 def _weights_of(study: Study, best: Best) -> _Weights:
+    if study.spec.num_folds > 1:
+        raise RequestError(bests.without_model(best))
     if best.weights is None:
         stored = wording.listed(bests.with_weights(study)) or "none"
         cure = f"tuner export {study.name} --trial {best.trial} --to again.yaml, then tuner run again.yaml"

@@ -167,6 +167,8 @@ def honesty(best: Best) -> list[str]:
     """Return sentences about how far the value of the best trial can be trusted."""
     if not isinstance(best.spec, StudySpec):
         return _of_code(best)
+    if best.spec.num_folds > 1:
+        return _of_folds(best)
     return _of_accuracy(best) if best.is_accuracy else _of_other_metric(best)
 
 
@@ -305,7 +307,7 @@ def against_rule(best: Best) -> str:
     gained = wording.figure(abs(best.value - best.rule_value))
     if not best.is_accuracy:
         return f"The rule that needs no search (trial 0) reached {wording.figure(best.rule_value)}. The search gained {gained}."
-    low, high = statistics.accuracy_interval(best.rule_value, best.prepared.num_validation)
+    low, high = statistics.accuracy_interval(best.rule_value, best.num_validation)
     side = "above" if best.value > high else "inside"
     gain = f"The rule that needs no search (trial 0) reached {best.rule_value:.4f}. The search gained {best.value - best.rule_value:.4f}"
     return f"{gain}; the best value is {side} the 95\u00a0% interval of the rule ({low:.4f} to {high:.4f})."

@@ -247,6 +247,11 @@ class Best:
         return plan.commonest_of(self.prepared.model_dump(), self.spec.objective.metric)
 
     @property
+    def num_validation(self) -> int:
+        """Number of images that measure the value of a trial; with folds, all but the test split."""
+        return self.prepared.num_validation + (self.prepared.num_train if self.spec.num_folds > 1 else 0)
+
+    @property
     def num_test(self) -> int:
         """Number of images in the test split."""
         return self.prepared.num_test

@@ -52,6 +52,7 @@ def resolved_images(best: Best) -> StudySpec:
         model=spec.of_trial(best.of_images).model,
         budget=Budget(trials=1),
         training=spec.training.model_copy(update={"epochs": best.epochs}),
+        validation=spec.validation,
         search=fixed(best.of_images),
         sampler=Random(),
         pruner=NoPruner(),

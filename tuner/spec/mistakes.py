@@ -28,11 +28,7 @@ _PATTERNS = {
     "name": "at most 100 letters, digits, dots, dashes and underscores, starting with a letter or a digit",
     "data.function": "my_package.my_module:function",
 }
-#: what to do instead of a section `validation`, which only studies with `task: custom` have
-_OF_IMAGES = (
-    "is not a key of a study of images, which has no folds: it divides its images once. For a surer value of few images, raise "
-    "data.validation, for example to 0.3, and compare the best trials with several seeds: tuner retrain {name} --seeds 5"
-)
+#: what to do instead of a section `validation`, which an objective does not have
 _OF_AN_OBJECTIVE = (
     "is not a key of a study with an objective, whose function divides its data itself: train once for each fold in it, and return the mean"
 )
@@ -175,8 +171,7 @@ def _missing(path: Keys, given: Any, keys: Sequence[SchemaKey]) -> Mistake:
 
 def _unknown(path: Keys, given: Any, keys: Sequence[SchemaKey]) -> Mistake:
     if path == ("validation",):
-        is_objective = any(key.field == "function" for key in keys)
-        return Mistake(path=path, message=_OF_AN_OBJECTIVE if is_objective else _OF_IMAGES.format(name=given.get("name", "NAME")))
+        return Mistake(path=path, message=_OF_AN_OBJECTIVE)
     name, section, kind = str(path[-1]), ".".join(str(key) for key in path[:-1]), _kind(path, given)
     here = [key for key in keys if key.section == section]
     known = list(dict.fromkeys(key.name for key in here if key.kind in ("", kind)))

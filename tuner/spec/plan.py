@@ -97,8 +97,10 @@ def of_study(
     epochs = prepared["epochs"] if fixed is None and prepared else fixed
     found = facts(spec, task.facts(spec, epochs), sum(row.is_searched for row in task.rows(spec)))
     if prepared and isinstance(spec, StudySpec):
-        train, validation, test = (f"{prepared[f'num_{part}']:,}" for part in ("train", "validation", "test"))
-        images = f"{train} to train, {validation} to choose the best trial, {test} to measure it"
+        train, validation, test = (prepared[f"num_{part}"] for part in ("train", "validation", "test"))
+        images = f"{train:,} to train, {validation:,} to choose the best trial, {test:,} to measure it"
+        if spec.num_folds > 1:
+            images = f"{train + validation:,} in {spec.num_folds} folds to train and to choose the best trial, {test:,} to measure it"
         found.insert(1, ("images", f"{spec.data.source}: {images}; {_labels(spec, prepared['classes'])}"))
         if baseline := commonest_of(prepared, spec.objective.metric):
             found.insert(2, ("baseline", baseline))
@@ -192,6 +194,7 @@ def _stages(spec: StudySpec, epochs: int | None) -> str:
     steps = [f"of {wording.count(training.probe_epochs, 'epoch')}{heads}"] if ProbeSolver.SGD in solvers else []
     probe = " or ".join([*steps, *(f"by {solver.value}" for solver in solvers if solver is not ProbeSolver.SGD)])
     several = f", {training.executions} times with different seeds" if training.executions > 1 else ""
+    several = f", for each of {spec.num_folds} folds" if spec.num_folds > 1 else several
     return f"a probe {probe}{tuned}{several}{precision}"
 
 

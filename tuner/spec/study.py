@@ -30,7 +30,7 @@ from tuner.spec.hyperparameters import LOSSES, ClassWeights, Hyperparameters, Pr
 from tuner.spec.model import Model
 from tuner.spec.objective import METRICS, OBJECTIVE, UNLIMITED, ImageObjective, Objective
 from tuner.spec.search import SearchSpace, with_model
-from tuner.spec.strategies import Median, Prior, Pruner, Sampler, Threshold, Tpe
+from tuner.spec.strategies import Median, Patient, Prior, Pruner, Sampler, Threshold, Tpe
 
 __all__ = [
     "AnimalsData",
@@ -251,6 +251,11 @@ class AnyStudySpec(Section):
         """Folds of a trial; if there are several, the value of an epoch is the mean over the folds so far."""
         return 1
 
+    @property
+    def num_trainings(self) -> int:
+        """Trainings of a trial, one for each fold or seed."""
+        return self.num_folds * self.num_executions
+
 
 def _is_usual_task(task: str) -> bool:
     return task == IMAGE_CLASSIFICATION
@@ -258,6 +263,17 @@ def _is_usual_task(task: str) -> bool:
 
 def _is_usual_objective(objective: Objective) -> bool:
     return objective == ImageObjective()
+
+
+class ImageFolds(Section):
+    """Folds for few images: each part of them validates once."""
+
+    folds: Annotated[int, Field(ge=2, le=100)]
+    """parts of the training and validation images; a trial trains once for each part, which validates, on the others, and takes the mean"""
+
+
+def _is_none(given: Any) -> bool:
+    return given is None
 
 
 class StudySpec(AnyStudySpec):
@@ -273,6 +289,8 @@ class StudySpec(AnyStudySpec):
     """the pretrained network that every trial starts from"""
     training: Training = Training()
     """how every trial of the study is trained"""
+    validation: Annotated[ImageFolds | None, Field(exclude_if=_is_none)] = None
+    """folds of few images; null: one validation split, as `data` says"""
     search: SearchSpace = Field(default_factory=lambda: SearchSpace.model_validate({}))
     """for each hyperparameter, the values that trials may take"""
     sampler: Sampler = Prior()
@@ -297,6 +315,16 @@ class StudySpec(AnyStudySpec):
     def num_executions(self) -> int:
         """Trainings of a trial."""
         return self.training.executions
+
+    @property
+    def num_folds(self) -> int:
+        """Number of folds; 1: a trial is validated on the validation split."""
+        return self.validation.folds if self.validation is not None and self.measured_on_new_data else 1
+
+    @property
+    def reports_best(self) -> bool:
+        """Return whether the best value so far counts; in a study with folds, the mean over the folds so far does."""
+        return self.num_folds == 1
 
     @property
     def measured_on_new_data(self) -> bool:
@@ -359,7 +387,7 @@ class StudySpec(AnyStudySpec):
                 "(`tuner retrain` writes train+validation where it is possible)"
             )
             found = [*found, Clash(field="training.images", message=message)]
-        found = [*_unsuited(self), *found, *self.wrong_limits()]
+        found = [*_unsuited(self), *_unsuited_to_folds(self), *found, *self.wrong_limits()]
         if found:
             raise Clashes(found)
         return self
@@ -401,6 +429,24 @@ def _unsuited(spec: StudySpec) -> Iterator[Clash]:
     if kind is not TargetKind.LABEL and ProbeSolver.RIDGE in values(spec.search.probe_solver):
         message = f"is ridge, which fits one label an image, but this study has {_TARGETS[kind]}; choose lbfgs, conjugate_gradient or sgd"
         yield Clash(field="search.probe_solver", message=message, others=decides)
+
+
+def _unsuited_to_folds(spec: StudySpec) -> Iterator[Clash]:
+    """Yield what cannot work together with folds."""
+    if spec.validation is None:
+        return
+    if spec.training.executions > 1:
+        message = (
+            f"is {spec.training.executions}, but validation.folds is {spec.validation.folds}, so that a trial is a mean of several "
+            "trainings already; remove one of the two"
+        )
+        yield Clash(field="training.executions", message=message, others=("validation",))
+    if isinstance(spec.pruner, Patient):
+        message = (
+            "is patient, which waits for an improvement, but with folds the value of an epoch is the mean over the folds so far, which "
+            "falls with a difficult fold; choose another pruner such as median"
+        )
+        yield Clash(field="pruner", message=message, others=("validation",))
 
 
 def _outside_of_fractions(spec: StudySpec) -> Iterator[Clash]:

@@ -333,7 +333,7 @@ def duration(
         # the slowest of the latest three, because the first one of a kind is traced, and a busy machine is slow for a while
         seconds = max(_epoch_seconds(spec, trial, work) for trial in used[-3:])
         probe = sum(trial.probe_seconds for trial in used) / len(used)
-        length = epochs * spec.training.executions
+        length = epochs * spec.num_trainings
         return Duration(probe_seconds=probe, fine_tune_seconds=seconds * length * _part(unfreeze), epochs=epochs)
     if plan is None:
         return None
@@ -414,7 +414,7 @@ def pace(spec: StudySpec, timed: Sequence[TimedTrial], plan: Plan | None, epochs
         for model in models
         if (found := duration(spec, timed, plan, model=model, unfreeze=least, epochs=fewest, worker=worker)) is not None
     ]
-    whole = [trial for trial in tuned if _num_tuned(spec, trial) >= epochs * spec.training.executions] or tuned
+    whole = [trial for trial in tuned if _num_tuned(spec, trial) >= epochs * spec.num_trainings] or tuned
     return Pace(
         num_fine_tuned=len(tuned),
         probe_seconds=round(sum(trial.probe_seconds for trial in timed) / len(timed), 3),

@@ -162,6 +162,7 @@ def _begin(study: Study, name: str, chosen: Sequence[Config], with_seeds: tuple[
     if isinstance(study.spec, StudySpec):
         own = {"epochs": setting.epochs, "promote": 1.0, "images": setting.images, "executions": 1}  # its seeds repeat them
         changes["training"] = study.spec.training.model_copy(update=own)
+        changes["validation"] = None  # the final networks have a validation split, or all images
     elif isinstance(study.spec, CustomStudySpec) and study.spec.validation is not None and setting.images != "train":
         changes["validation"] = study.spec.validation.model_copy(update={"train_on": "all"})
         changes["training"] = study.spec.training.model_copy(update={"epochs": setting.epochs, "early_stopping": None})

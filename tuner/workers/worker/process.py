@@ -59,7 +59,7 @@ class Assignment(BaseModel):
         """The limits of its trainer."""
         hang_seconds = self.hang_limit_seconds
         if hang_seconds is None:  # an objective may compute for hours without a report
-            hang_seconds = Limits.hang_seconds if self.spec.reports_best else math.inf
+            hang_seconds = math.inf if self.spec.asks_pruning else Limits.hang_seconds
         return Limits(
             hang_seconds=hang_seconds,
             stall_seconds=self.spec.stall_seconds,

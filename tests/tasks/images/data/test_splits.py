@@ -443,3 +443,83 @@ def test_a_metric_that_says_nothing_about_the_images_is_refused() -> None:
     one_class = replace(found, validation=np.flatnonzero(few.labels == 2))
     with pytest.raises(errors.DataError, match="all validation images are of the class class 2, and AUC compares classes"):
         splits.require_measurable(few, one_class, "auc")
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("counts", "copies", "num_folds"), [([30, 30], 0, 5), ([23, 11, 7], 0, 3), ([60, 20], 20, 4), ([5, 5], 0, 4)])
+def test_folds_have_their_share_of_each_class_and_no_image_in_common(counts: list[int], copies: int, num_folds: int, seed: int) -> None:
+    data = images(counts, copies=copies, seed=seed)
+    given = shares(validation=0.1, test=0.1)
+    found = splits.split(data, given, seed)
+    rows = np.sort(np.concatenate([found.train, found.validation]))
+    folds = splits.divide(data, found, given, num_folds, seed)
+    assert folds.shape == rows.shape
+    assert sorted(set(folds.tolist())) == list(range(num_folds))
+    digests = [set(data.digests[rows[folds == fold]].tolist()) for fold in range(num_folds)]
+    assert sum(map(len, digests)) == len(set.union(*digests))
+    if not copies:
+        for label in range(len(counts)):
+            each = [int((data.labels[rows[folds == fold]] == label).sum()) for fold in range(num_folds)]
+            assert max(each) - min(each) <= 1
+            assert min(each) >= 1
+
+
+def test_folds_depend_on_the_seed_and_the_images_and_not_on_their_order() -> None:
+    data, given = images([30, 20]), shares(validation=0.1, test=0.1)
+    found = splits.split(data, given, 1)
+    folds = splits.divide(data, found, given, 3, 1)
+    assert (folds == splits.divide(data, found, given, 3, 1)).all()
+    assert (folds != splits.divide(data, found, given, 3, 2)).any()
+    order = np.random.default_rng(0).permutation(len(data))
+    assert isinstance(data.images, in_memory.ArrayImages)
+    other = in_memory.from_arrays(data.images.array[order], data.labels[order], data.classes)
+    again = splits.split(other, given, 1)
+    rows = np.sort(np.concatenate([found.train, found.validation]))
+    others = np.sort(np.concatenate([again.train, again.validation]))
+    known = {data.digests[row]: fold for row, fold in zip(rows, folds, strict=True)}
+    refound = splits.divide(other, again, given, 3, 1)
+    assert known == {other.digests[row]: fold for row, fold in zip(others, refound, strict=True)}
+
+
+def test_images_of_a_group_are_in_one_fold() -> None:
+    data = replace(images([40, 40]), groups=np.repeat(np.arange(20), 4))
+    given = shares(validation=0.1, test=0.1)
+    found = splits.split(data, given, 0)
+    rows = np.sort(np.concatenate([found.train, found.validation]))
+    folds = splits.divide(data, found, given, 4, 0)
+    assert data.groups is not None
+    for group in range(20):
+        assert len(set(folds[data.groups[rows] == group].tolist())) <= 1
+    for label in (0, 1):
+        assert all((data.labels[rows[folds == fold]] == label).any() for fold in range(4))
+
+
+@pytest.mark.parametrize(
+    ("data", "num_folds", "message"),
+    [
+        (
+            images([40, 6]),
+            6,
+            "validation.folds is 6, but the class class 1 has only 5 different images outside the test split, so that a "
+            "fold would be without it; give at most 5 folds, or add images of it",
+        ),
+        (replace(images([40, 40]), groups=np.repeat(np.arange(8), 10)), 4, "the class class 0 has only 3 groups outside the test split"),
+        (
+            replace(images([40, 40]), official=np.array([dataset.VALIDATION] * 5 + [dataset.NONE] * 75, np.int8)),
+            4,
+            "validation.folds is 4, but the data has a validation split of its own, 5 images; to divide these and the training images "
+            "together, set data.validation_from: train",
+        ),
+    ],
+)
+def test_folds_that_are_impossible_are_refused(data: dataset.Dataset, num_folds: int, message: str) -> None:
+    given = shares(validation=0.1, test=0.2)
+    with pytest.raises(errors.DataError, match=re.escape(message)):
+        splits.divide(data, splits.split(data, given, 0), given, num_folds, 0)
+
+
+def test_an_official_validation_split_is_divided_if_the_file_says_so() -> None:
+    data = replace(images([40, 40]), official=np.array([dataset.VALIDATION] * 5 + [dataset.NONE] * 75, np.int8))
+    given = shares(validation=0.1, test=0.2, validation_from="train")
+    found = splits.split(data, given, 0)
+    assert len(splits.divide(data, found, given, 4, 0)) == len(found.train) + len(found.validation) == 64

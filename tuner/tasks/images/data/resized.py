@@ -69,6 +69,27 @@ class Streamed:
         return found
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Excerpt:
+    """Some of other images."""
+
+    images: ResizedImages
+    #: which of them
+    rows: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape (n, size, size, 3)."""
+        return (len(self.rows), *self.images.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Rows, /) -> NDArray[np.uint8]:
+        """Return some images, uint8 (m, size, size, 3)."""
+        return self.images[self.rows[rows]]
+
+
 def load(
     data: dataset.Dataset,
     indices: NDArray[np.int64],

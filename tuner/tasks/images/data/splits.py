@@ -112,7 +112,73 @@ def split(data: dataset.Dataset, shares: study.Data, seed: int) -> Splits:
     )
 
 
-def _strata(data: dataset.Dataset, shares: study.Data, units: Rows, is_open: NDArray[np.bool_]) -> dataset.Dataset:
+def divide(data: dataset.Dataset, parts: Splits, shares: study.Data, num_folds: int, seed: int) -> Rows:
+    """Divide the train and the validation split together into folds, as `split` draws splits; return the fold of each row, ascending.
+
+    Each class has the same share in each fold, to within an image, or about a group. Equal images and groups are in one fold.
+
+    Raises:
+        DataError: the data has a validation split of its own, or a class has too few images or groups.
+    """
+    units, rows = _units(data), np.sort(np.concatenate([parts.train, parts.validation]))
+    own = 0 if data.official is None or shares.validation_from is not None else int((data.official == VALIDATION).sum())
+    if own:
+        raise errors.DataError(
+            f"validation.folds is {num_folds}, but the data has a validation split of its own, {dataset.count(own, 'image')}; to divide "
+            "these and the training images together, set data.validation_from: train"
+        )
+    is_open = np.isin(np.arange(len(data)), rows)
+    _check_folds(data, units, is_open, num_folds)
+    drawn = data
+    if data.kind is not TargetKind.LABEL:
+        equal = shares.model_copy(update={"validation": 1 / num_folds, "test": 0})
+        drawn = _strata(data, equal, units, is_open, least=num_folds)
+    pool, found = _shuffled_groups(drawn, is_open, seed, units), np.zeros(len(data), np.int64)
+    for fold in range(1, num_folds):
+        left = num_folds - fold
+        chosen, pool = _draw(drawn, pool, round(sum(len(group.rows) for group in pool) / (left + 1)), VALIDATION, reserve=left)
+        found[chosen] = fold
+    folds: Rows = found[rows]
+    _check_no_fold_lacks_a_class(data, rows, folds, num_folds)
+    return folds
+
+
+def _check_folds(data: dataset.Dataset, units: Rows, is_open: NDArray[np.bool_], num_folds: int) -> None:
+    """Refuse more folds than a class has images or groups."""
+    what = "different image" if data.groups is None else "group"
+    counts = [len(np.unique(units[is_open & has_label])) for has_label in _by_class(data)]
+    if counts and min(counts) < num_folds:
+        few, name = min(zip(counts, data.classes, strict=True))
+        fewer = f"give at most {few} folds, or add images of it" if few > 1 else "add images of it"
+        raise errors.DataError(
+            f"validation.folds is {num_folds}, but the class {wording.cut(name)} has only {dataset.count(few, what)} outside the "
+            f"test split, so that a fold would be without it; {fewer}"
+        )
+    if len(np.unique(units[is_open])) < num_folds:
+        number = dataset.count(len(np.unique(units[is_open])), what)
+        raise errors.DataError(f"validation.folds is {num_folds}, but there are only {number} outside the test split; give fewer folds")
+
+
+def _by_class(data: dataset.Dataset) -> list[NDArray[np.bool_]]:
+    """Return for each class which images have it; [] if the labels are numbers."""
+    if data.kind is TargetKind.NUMBER:
+        return []
+    return [data.labels == label if data.kind is TargetKind.LABEL else data.labels[:, label] > 0 for label in range(len(data.classes))]
+
+
+def _check_no_fold_lacks_a_class(data: dataset.Dataset, rows: Rows, folds: Rows, num_folds: int) -> None:
+    for name, has_label in zip(data.classes, _by_class(data), strict=False):
+        for fold in range(num_folds):
+            if not (has_label[rows] & (folds == fold)).any():
+                raise errors.DataError(
+                    f"validation.folds is {num_folds}, but fold {fold + 1} would have no image of the class {wording.cut(name)}, because "
+                    "its images belong to few groups, or have other labels, too; give fewer folds, or add images of it"
+                )
+
+
+def _strata(
+    data: dataset.Dataset, shares: study.Data, units: Rows, is_open: NDArray[np.bool_], *, least: int = _LEAST_UNITS
+) -> dataset.Dataset:
     """Return a dataset with one label for each image, by which splits are drawn: its rarest label, or the size of its number.
 
     Small classes are joined, until each has enough groups of images for all splits, and until a split has an image of each.
@@ -129,7 +195,7 @@ def _strata(data: dataset.Dataset, shares: study.Data, units: Rows, is_open: NDA
     while True:
         names, found = np.unique(found, return_inverse=True)
         own = [len(np.unique(units[is_open & (found == name)])) for name in range(len(names))]
-        if len(names) == 1 or (min(own) >= _LEAST_UNITS and len(names) <= most):
+        if len(names) == 1 or (min(own) >= least and len(names) <= most):
             return replace(data, kind=TargetKind.LABEL, labels=found, classes=tuple(f"part {name}" for name in range(len(names))))
         smallest, second = np.argsort(own, kind="stable")[:2]
         found = np.where(found == smallest, second, found)
@@ -207,12 +273,12 @@ def recommend(classes: Sequence[str], train: NDArray[np.int64], labels: NDArray[
     )
 
 
-def notes(data: dataset.Dataset, parts: Splits, shares: study.Data, metric: ImageMetric = "accuracy") -> list[str]:
-    """Return notes on the splits that a user should read before training, as lines."""
+def notes(data: dataset.Dataset, parts: Splits, shares: study.Data, metric: ImageMetric = "accuracy", *, num_folds: int = 1) -> list[str]:
+    """Return notes on the splits that a user should read before training, as lines. With folds, all images but the test split validate."""
     return [
         *_note_leaking(data, parts),
         *_note_groups(data, parts, shares),
-        *_note_few(data, parts, shares),
+        *(_note_few(data, parts, shares) if num_folds == 1 else ()),
         *_note_absent(data, parts),
         *(_note_unequal(data, parts) if metric in _BY_IMAGE else ()),
     ]

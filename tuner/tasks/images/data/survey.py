@@ -192,10 +192,10 @@ def _drawn(own: Sequence[str]) -> list[str]:
 
 
 def warnings(
-    data: dataset.Dataset, parts: splits.Splits, shares: study.Data, *, cache: Path, metric: ImageMetric = "accuracy"
+    data: dataset.Dataset, parts: splits.Splits, shares: study.Data, *, cache: Path, metric: ImageMetric = "accuracy", num_folds: int = 1
 ) -> list[str]:
     """Return what a user should know of images and splits before training, as lines."""
-    judged = splits.notes(data, parts, shares, metric)
+    judged = splits.notes(data, parts, shares, metric, num_folds=num_folds)
     return [*dataset.notes(data), *note_pages(data), *judged, *note_alike(data, parts, shares, cache=cache)]
 
 

@@ -149,7 +149,7 @@ def of_model(spec: StudySpec, model: TrialModel, size: DataSize, *, num_cores: i
     probe = HEAD_SECONDS * steps * size.num_train / 1000 + image_seconds * _FORWARD * drawn * size.num_train
     probe += exact if drawn else 0.0
     epoch = image_seconds * (_TRAINING * size.num_train + _FORWARD * size.num_validation)
-    repeats = spec.training.executions
+    repeats = spec.num_trainings
     # the probes of repeats belong to the fine-tuning that follows them
     fine_tune = TRACE_SECONDS + repeats * size.epochs * epoch + (repeats - 1) * probe if size.epochs else 0.0
     probe *= 1 if size.epochs else repeats

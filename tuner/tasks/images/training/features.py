@@ -123,9 +123,18 @@ class FeatureStore:
     watch: list[Callable[[], None]] = field(default_factory=list)
     #: time between two calls of `watch` while another process computes
     tick_seconds: float = cache_files.TICK_SECONDS
+    #: the store of more images, from whose split `train` all is read, and the rows of each split in it; None: this one has its own
+    source: "FeatureStore | None" = None
+    rows: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     _vectors: dict[tuple[str, tuple[views.View, ...]], Vectors] = field(default_factory=dict)
     #: the latest activations, if they are in memory
     _activations: dict[tuple[int, str, tuple[views.View, ...]], Activations] = field(default_factory=dict)
+
+    def of_rows(self, rows: Mapping[str, NDArray[np.int64]]) -> "FeatureStore":
+        """Return a store of splits of the images of `train`, which shares what is computed; its moments are those of its own `train`."""
+        whole = self.splits["train"]
+        parts = {split: SplitImages(images=resized.Excerpt(images=whole.images, rows=some), key=whole.key) for split, some in rows.items()}
+        return replace(self, splits=parts, source=self, rows=rows, _vectors={}, _activations={})
 
     @cached_property
     def moments(self) -> head.Moments:
@@ -136,11 +145,11 @@ class FeatureStore:
         """Return the time of one training image in the network, measured for a while on batches, after one that traces it."""
         batch = next(iter(batches_in_order(self.splits["train"].images)))
         images, num_batches = tf.constant(views.render(views.ORIGINAL, batch, 0)), 0
-        self._forward(images)
+        self.forward(images)
         start = now = time.perf_counter()
         # a short burst is faster than training on a machine with other work
         while now - start < _MEASURED_SECONDS and num_batches < _MEASURED_BATCHES:
-            self._forward(images).numpy()
+            self.forward(images).numpy()
             num_batches, now = num_batches + 1, time.perf_counter()
         return (now - start) / (num_batches * len(batch))
 
@@ -164,7 +173,7 @@ class FeatureStore:
         self._activations.clear()  # freed first, because both may not fit in memory
         if found is None:
             stored = [
-                self._read("activations", split, view, cut.num_values, depth=depth, forward=lambda images: _joined(below(images)))
+                self.read("activations", split, view, cut.num_values, depth=depth, forward=lambda images: _joined(below(images)))
                 for view in wanted
             ]
             found = Activations(stored, cut)
@@ -174,10 +183,13 @@ class FeatureStore:
 
     def _read_vectors(self, split: str, view: views.View) -> NDArray[Any]:
         width = self.backbone.num_features(Features.SEVERAL)
-        return self._read("features", split, view, width, depth="several depths", forward=self._forward)
+        return self.read("features", split, view, width, depth="several depths", forward=(self.source or self).forward)
 
-    def _read(self, kind: str, split: str, view: views.View, width: int, *, depth: str, forward: Forward) -> NDArray[Any]:
+    def read(self, kind: str, split: str, view: views.View, width: int, *, depth: str, forward: Forward) -> NDArray[Any]:
         """Return an entry as float16, or as float32 if its first rows need it; in memory if the cache is full."""
+        if self.source is not None:
+            whole = self.source.read(kind, "train", view, width, depth=depth, forward=forward)
+            return whole[self.rows[split]]
         images = self.splits[split]
         half = cache_files.ArraySpec(
             kind=kind,
@@ -196,7 +208,7 @@ class FeatureStore:
         return found if found is not None else _gathered(parts, wanted)
 
     @cached_property
-    def _forward(self) -> Forward:
+    def forward(self) -> Forward:
         """Traced function from images to vectors."""
         given = tf.TensorSpec([None, self.backbone.size, self.backbone.size, 3], tf.float32)
         found: Forward = tf.function(lambda images: self.backbone.features(images, Features.SEVERAL), input_signature=[given])

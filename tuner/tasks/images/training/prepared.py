@@ -62,8 +62,8 @@ class PreparedImages:
         return messages.Prepared(
             device=devices.describe(devices.gpu(), self._share),
             classes=data.classes,
-            num_train=len(data.train.labels),
-            num_validation=len(data.validation.labels),
+            num_train=len(data.train.labels) - (0 if data.folds is None else data.num_split),
+            num_validation=len(data.validation.labels) if data.folds is None else data.num_split,
             num_test=len(data.test.labels),
             epochs=self.context.epochs,
             fingerprint=data.fingerprint,
@@ -74,7 +74,8 @@ class PreparedImages:
             commonest_test=None if baseline is None else baseline.test,
             baseline_validation=None if measured is None else measured.validation,
             baseline_test=None if measured is None else measured.test,
-            balanced_validation=data.target.weight(data.validation.labels),
+            # with folds, the first one measures the probes
+            balanced_validation=data.target.weight((data if data.folds is None else data.of_fold(0)[0]).validation.labels),
             value_range=data.value_range,
             warnings=data.warnings,
             versions=versions(),

@@ -163,7 +163,7 @@ class ExactProbe:
         if found is None:
             found = self._solve()
         solved[key] = self._found = found
-        if len(solved) > _MOST_SOLVED:
+        if len(solved) > _MOST_SOLVED * self._context.study.num_folds:
             del solved[next(iter(solved))]
         validation = _Table(self._context, "validation", (views.ORIGINAL,), self._hyperparameters)
         logits = np.concatenate([_logits(part, found.weights) for part in validation.parts()])
@@ -181,7 +181,8 @@ class ExactProbe:
         given = self._hyperparameters
         gamma = given.focal_gamma if given.loss is Loss.FOCAL else None
         wanted = views.views(given.augmentation)
-        return given.probe_solver, given.features, given.loss, gamma, given.class_weights, wanted, self._context.study.training.images
+        of_images = self._context.study.training.images, self._context.fold
+        return given.probe_solver, given.features, given.loss, gamma, given.class_weights, wanted, *of_images
 
     def _solve(self) -> solvers.FittedHead:
         context, given = self._context, self._hyperparameters

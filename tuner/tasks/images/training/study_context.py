@@ -3,7 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,13 @@ class StudyContext:
     traced: steps.TracedSteps = field(default_factory=steps.TracedSteps)
     #: heads that earlier probes solved, by everything that they depend on
     solved: dict[Any, solvers.FittedHead] = field(default_factory=dict)
+    #: number of the fold that validates; None: the study has none, or this is not the context of a training
+    fold: int | None = None
+
+    def of_fold(self, number: int) -> "StudyContext":
+        """Return the context of a training with one fold as validation split; all folds share the features of the frozen network."""
+        data, rows = self.data.of_fold(number)
+        return replace(self, data=data, store=self.store.of_rows(rows), fold=number)
 
     @property
     def num_classes(self) -> int:
@@ -58,6 +65,8 @@ class StudyContext:
         parts = [self.data.fingerprint, self.data.splits, self.network, study.model.model_dump_json(), training]
         if study.objective.metric != "accuracy":  # the only metric of earlier versions
             parts.append(study.objective.metric)
+        if study.num_folds > 1:
+            parts.append(f"{study.num_folds} folds")
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def restore(self) -> None:
@@ -111,13 +120,14 @@ def prepare(
     backbone = backbones.load(study.model)
     network = backbone.digest()
     key = f"{data.fingerprint} {data.splits} {model.image_size} {model.resize}"
+    trained_on = study.training.images if data.folds is None else "train+validation"
+    images = {"train": feature_files.SplitImages(images=data.train.images, key=f"{trained_on} {key}")}
+    if data.folds is None:
+        images["validation"] = feature_files.SplitImages(images=data.validation.images, key=f"validation {key}")
     store = feature_files.FeatureStore(
         backbone=backbone,
         network=network,
-        splits={
-            "train": feature_files.SplitImages(images=data.train.images, key=f"{study.training.images} {key}"),
-            "validation": feature_files.SplitImages(images=data.validation.images, key=f"validation {key}"),
-        },
+        splits=images,
         cache=cache,
         share=share or TrainerShare(threads=0),
         words={
@@ -138,5 +148,5 @@ def prepare(
         network=network,
         pretrained=tuple(variable.numpy() for variable in backbone.network.variables),
         store=store,
-        epochs=study.training.num_epochs(len(data.train.labels)),
+        epochs=study.training.num_epochs(len(data.train.labels) - (0 if data.folds is None else len(data.folds) // study.num_folds)),
     )

@@ -1,7 +1,7 @@
 """Training data: the images and labels of a study, resized and split into train, validation and test."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,18 @@ class TrainingData:
     warnings: tuple[str, ...] = ()
     #: what is learned of each image
     target: ImageTarget = targets.ONE_LABEL
+    #: fold of each image of `train`, which holds the validation images, too, and is `validation` as well; None: no folds
+    folds: NDArray[np.int64] | None = None
+    #: number of images that are in the validation split without folds
+    num_split: int = 0
+
+    def of_fold(self, number: int) -> "tuple[TrainingData, Mapping[str, NDArray[np.int64]]]":
+        """Return the data with one fold as validation split and all others as train split, and the rows of these two."""
+        assert self.folds is not None
+        rows = {"train": np.flatnonzero(self.folds != number), "validation": np.flatnonzero(self.folds == number)}
+        whole = self.train
+        parts = {name: Split(images=resized.Excerpt(images=whole.images, rows=of), labels=whole.labels[of]) for name, of in rows.items()}
+        return replace(self, **parts), rows  # type: ignore[arg-type]
 
 
 def load(study: study.StudySpec, *, cache: Path, tick: Callable[[], None] = lambda: None) -> TrainingData:
@@ -70,19 +82,25 @@ def load(study: study.StudySpec, *, cache: Path, tick: Callable[[], None] = lamb
         images = resized.load(data, indices, size=model.image_size, resize=model.resize, cache=cache, words=words, tick=tick)
         return Split(images=images, labels=target.encode(data.labels[indices]))
 
-    target = targets.of_training(data.kind, data.labels[parts.train])
-    is_joined = study.training.images == "train+validation"
-    trained_on = np.sort(np.concatenate([parts.train, parts.validation])) if is_joined else parts.train
+    folds = None if study.num_folds == 1 else splits.divide(data, parts, study.data, study.num_folds, study.seed)
+    is_joined = study.training.images == "train+validation" or folds is not None
+    joined = np.sort(np.concatenate([parts.train, parts.validation]))
+    target = targets.of_training(data.kind, data.labels[parts.train if folds is None else joined])
+    train = take(joined if is_joined else parts.train, "train+validation" if is_joined else "train")
     return TrainingData(
         classes=data.classes,
-        train=take(trained_on, study.training.images),
-        validation=take(parts.validation, "validation"),
+        train=train,
+        validation=train if folds is not None else take(parts.validation, "validation"),
         test=take(parts.test, "test"),
         fingerprint=dataset.fingerprint(data),
         splits=parts.digest,
         value_range=data.value_range,
         target=target,
-        warnings=tuple(survey.warnings(data, parts, study.data, cache=cache, metric=metric)) if sources.needs_keras(study.data) else (),
+        warnings=tuple(survey.warnings(data, parts, study.data, cache=cache, metric=metric, num_folds=study.num_folds))
+        if sources.needs_keras(study.data)
+        else (),
+        folds=folds,
+        num_split=len(parts.validation),
     )
 
 

@@ -76,6 +76,8 @@ class _Interrupted(Exception):
 class TrialTraining:
     """Trains one trial: once, or several times with different seeds, one after another (`training.executions`).
 
+    With folds, each training has another one as validation split, and no weights are kept: no network has seen all images.
+
     The steps of fine-tuning count on through the trainings. Only the first probe is reported and decides whether the trial is promoted;
     later ones count as time of the fine-tuning.
     """
@@ -95,7 +97,10 @@ class TrialTraining:
             context = replace(context, epochs=order.epochs)
         self._context, self._order, self._worker, self._timing = context, order, worker, timing or TrialTiming()
         self._files = TrialFiles(order, worker, study=context.identity, timing=self._timing)
-        self._num_trainings = 1 if order.teacher is not None else context.study.training.executions
+        self._num_trainings = 1 if order.teacher is not None else context.study.num_trainings
+        self._has_folds = context.data.folds is not None
+        #: of all folds
+        self._whole = context
         self._fine_tunes = order.of_images.unfreeze > 0 and context.epochs > 0
         #: the trainings that have ended, if there are several, and the best epoch of these
         self._ended: list[EndedTraining] = []
@@ -127,6 +132,8 @@ class TrialTraining:
     def _train(self, suspended: SuspendedTrial | None) -> None:
         """Train once, from a checkpoint if it is in the middle of the fine-tuning."""
         before = sum(self._seconds.values())
+        if self._has_folds:
+            self._context = self._whole.of_fold(len(self._ended))
         try:
             if suspended is None:
                 self._best = None
@@ -147,8 +154,9 @@ class TrialTraining:
             best_step=best.step,
             best_epoch=max(1, best.step - first_step),
             seconds=sum(self._seconds.values()) - before,
+            metrics=dict(best.scores.metrics),
         )
-        self._kept = self._leader
+        self._kept = replace(best, weights=(), logits=None) if self._has_folds else self._leader
         self._ended.append(ended)
         is_last = len(self._ended) == self._num_trainings
         if not is_last and time.perf_counter() - self._written_at > self._timing.worth_writing_seconds:
@@ -183,7 +191,7 @@ class TrialTraining:
         if not isinstance(decision, messages.Proceed):
             self._interrupt(decision)
         elif decision.epochs is not None:
-            self._context = replace(self._context, epochs=decision.epochs)
+            self._context, self._whole = (replace(each, epochs=decision.epochs) for each in (self._context, self._whole))
 
     def _fine_tune(self, suspended: SuspendedTrial | None) -> None:
         start = time.perf_counter()
@@ -244,7 +252,7 @@ class TrialTraining:
             validation_accuracy=found.accuracy,
             learning_rate=measured.learning_rate,
             seconds=seconds,
-            value=found.value,
+            value=self._value_of(found),
             metrics=dict(found.metrics),
         )
         if is_reported:
@@ -256,6 +264,12 @@ class TrialTraining:
             if not math.isfinite(loss):
                 where = f"step {step} ({stage.value})"
                 raise _Interrupted(Ending.NOT_FINITE, f"the {name} was {loss:g} in {where}; the learning rate is likely too high")
+
+    def _value_of(self, found: losses.Scores) -> float:
+        """Return the value of an epoch; in a study with folds, the mean over the folds so far, each with its best epoch so far."""
+        if not self._has_folds or self._best is None:
+            return found.value
+        return statistics.fmean([*(one.value for one in self._ended), self._best.scores.value])
 
     def _rank(self, found: losses.Scores) -> tuple[float, float]:
         """Return a pair that is greater the better the scores of an epoch are: its value decides, then its loss."""
@@ -312,10 +326,12 @@ class TrialTraining:
     def _finished(self, ending: Ending, reason: str) -> messages.Finished:
         best, weights, values = self._leader, None, [one.value for one in self._ended]
         value = statistics.fmean(values) if ending is Ending.COMPLETED else best.scores.value if best else math.nan
-        if ending is Ending.COMPLETED and best is not None:
+        if ending is Ending.COMPLETED and best is not None and not self._has_folds:
             weights = self._files.write_weights(best.weights)
         elif ending is not Ending.SUSPENDED:
             self._files.clear()
+        if self._has_folds:
+            return self._of_folds(ending, reason)
         drawn = self._draw(best.scores) if weights and best else {}
         return messages.Finished(
             trial=self._order.trial,
@@ -331,6 +347,23 @@ class TrialTraining:
             pictures=drawn,
             weights=weights,
             logits=self._write_logits(best) if weights and best else None,
+            probe_seconds=self._seconds[Stage.PROBE],
+            fine_tune_seconds=self._seconds[Stage.FINE_TUNE],
+        )
+
+    def _of_folds(self, ending: Ending, reason: str) -> messages.Finished:
+        """Return the outcome of a trial with folds: the mean over the folds, without weights."""
+        values, known = [one.value for one in self._ended], [epoch.measured for epoch in self._curve if math.isfinite(epoch.measured)]
+        is_complete = ending is Ending.COMPLETED
+        found = {"folds" if name == "executions" else name: value for name, value in messages.spread(values).items()}
+        names = set.intersection(*(set(one.metrics) for one in self._ended)) if is_complete else set()
+        return messages.Finished(
+            trial=self._order.trial,
+            ending=ending,
+            reason=reason,
+            value=statistics.fmean(values) if is_complete else known[-1] if known else None,
+            metrics={name: statistics.fmean(one.metrics[name] for one in self._ended) for name in sorted(names)},
+            attributes={**found, "best_epochs": [one.best_epoch for one in self._ended]} if is_complete else {},
             probe_seconds=self._seconds[Stage.PROBE],
             fine_tune_seconds=self._seconds[Stage.FINE_TUNE],
         )
