@@ -364,8 +364,9 @@ def test_a_proposed_storage_has_no_password_and_json_stays_json(folder: Path, ca
     plain.result('{"next": "tuner status a"}')
     plain.line("there is one: tuner copy a --to URL, then tuner resume a --storage URL")
     assert capsys.readouterr().out == '{"next": "tuner status a"}\n'
-    main.main(["status", "--storage", "postgresql://me:secret@127.0.0.1:1/none"])
-    assert "secret" not in capsys.readouterr().err
+    for url in ("postgresql://me:secret@127.0.0.1:1/none", "postgresql://127.0.0.1:1/none?user=me&password=secret"):
+        main.main(["status", "--storage", url])
+        assert "secret" not in capsys.readouterr().err
 
 
 def test_an_interrupted_command_shows_no_traceback(

@@ -106,6 +106,18 @@ def test_what_earlier_trials_asked_for_is_chosen_beforehand_and_needs_no_stateme
     assert not seen
 
 
+def test_another_attempt_gets_the_value_of_another_range_again(objective: Callable[..., Study]) -> None:
+    study = objective()
+    run(study)
+    questions = TrialQuestions(study, claim(study))
+    first = questions.answer(ask_x(high=20.0))
+    again = TrialQuestions(study, questions.claim)  # as if the trainer had crashed
+    assert again.answer(ask_x(high=20.0)) == first
+    with by_hand.statements(study.storage) as seen:
+        again.answer(ask_x(high=20.0))
+    assert not seen
+
+
 def test_what_a_trial_did_not_ask_for_is_removed(objective: Callable[..., Study]) -> None:
     study = objective()
     run(study)

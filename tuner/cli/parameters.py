@@ -33,7 +33,7 @@ def _storage(context: Context, given: str) -> str:
 
 
 def _without_password(url: str) -> str:
-    if "@" not in url:
+    if "@" not in url and "?" not in url:
         return url
     from tuner.storage import engine as storages  # imports SQLAlchemy, which takes longer than the rest of a short command
 

@@ -64,8 +64,8 @@ def compile_arguments(model: keras.Model) -> dict[str, Any]:
 
 
 def build_metrics(model: Any, batch: Any) -> None:
-    """Make the variables of the metrics that `compile` named, as the first batch would; metrics of the model's own have theirs."""
-    if model._compile_metrics is not None and not model._compile_metrics.built:
+    """Make the variables of the loss and the metrics that `compile` named, as the first batch would; a model's own metrics have theirs."""
+    if any(part is not None and not part.built for part in (model._compile_metrics, model._compile_loss)):
         model._symbolic_build(data_batch=batch)
 
 

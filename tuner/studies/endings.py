@@ -161,7 +161,7 @@ def put_findings(connection: Connection, trial_id: int, finished: messages.Finis
     found: dict[str, Any] = pictures.attributes(finished.pictures)
     if 0 < len(finished.confusion) <= _CONFUSED_CLASSES:
         found[CONFUSION] = finished.confusion
-    if 0 < len(finished.by_class) <= _CONFUSED_CLASSES:
+    if finished.by_class:  # a bundle needs the threshold of each
         found[BY_CLASS] = [each.model_dump() for each in finished.by_class]
     if finished.mistakes:
         found[MISTAKES] = [mistake.model_dump() for mistake in finished.mistakes]

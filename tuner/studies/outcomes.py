@@ -62,9 +62,18 @@ def deliver(
 
 
 def finish(
-    connection: Connection, study: Study, claim: Claim, finished: messages.Finished, curve: Sequence[messages.Epoch], *, device: str
+    connection: Connection,
+    study: Study,
+    claim: Claim,
+    finished: messages.Finished,
+    curve: Sequence[messages.Epoch],
+    *,
+    device: str,
+    is_delivered: bool = False,
 ) -> None:
     """End a trial that did not fail as completed or pruned. Repeating the call changes nothing.
+
+    `is_delivered`: another worker does so, which knows only the epochs that were not stored yet.
 
     Raises:
         LeaseLost: the trial has ended in another way.
@@ -78,7 +87,7 @@ def finish(
     if finished.asked is not None:
         keep_asked(connection, claim, finished.asked)
     is_whole = bool(curve) and curve[0].step == _first_step(study, claim)  # otherwise the trial was resumed from a checkpoint
-    has_none = not curve and claim.attempt == 1 and finished.best_step is None
+    has_none = not is_delivered and not curve and claim.attempt == 1 and finished.best_step is None
     whole = [EpochRow.of(epoch) for epoch in curve] if is_whole or has_none else epoch_rows.read(connection, study.id, claim.number)
     known = endings.of_finished(finished, whole, device=device)
     if is_completed and study.spec.limits:
@@ -139,7 +148,7 @@ def keep_asked(connection: Connection, claim: Claim, asked: Mapping[str, Plain])
 
 def _store(connection: Connection, study: Study, claim: Claim, epochs: Sequence[messages.Epoch], outcome: Outcome, device: str) -> None:
     if isinstance(outcome, messages.Finished):
-        finish(connection, study, claim, outcome, epochs, device=device)
+        finish(connection, study, claim, outcome, epochs, device=device, is_delivered=True)
     else:
         fail(connection, study, claim, outcome)
 

@@ -113,6 +113,7 @@ class TrialQuestions:
             return messages.Answer(value=value)
 
         answer = study.storage.write(write)
+        study.memory.suggested = self._stored = None  # the trial has other values now
         if not answer.refusal:
             self.claim = replace(claim, hyperparameters=ChosenValues(values=self._known() | {name: value}))
         return answer

@@ -40,6 +40,12 @@ def load_for_trial(hp):
     return load()
 
 
+def load_shuffled():
+    import tensorflow as tf
+    train, validation, test = load()
+    return train, tf.data.Dataset.from_tensor_slices(validation).shuffle(30).batch(8), test
+
+
 def build(hp):
     keras.utils.set_random_seed(hp["seed"])
     a, b = keras.Input((2,), name="a"), keras.Input((1,), name="b")
@@ -114,6 +120,7 @@ def test_the_values_are_those_of_the_mean_predictions(tmp_path: Path, metric: st
         (("plain", "wide"), {}, "the outputs of the models of trials 0 and 1 have different shapes: (2,) and (3,)"),
         (("several", "several"), {}, "the model of trial 0 has 2 outputs; only models with one output have a mean"),
         (("plain", "plain"), {"data": {"load": "means.py:load_for_trial"}}, "each trial loads its own data, so the models do not predict"),
+        (("plain", "plain"), {"data": {"load": "means.py:load_shuffled"}}, "the validation data come in another order each time"),
     ],
 )
 def test_models_without_a_mean_are_refused_in_words(tmp_path: Path, kinds: tuple[str, ...], sections: dict[str, Any], why: str) -> None:

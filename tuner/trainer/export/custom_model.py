@@ -105,12 +105,17 @@ def measure_means(order: errands.MeanOfCode, share: TrainerShare) -> errands.Mea
     predicted: list[NDArray[Any]] = []
     inputs: list[list[errands.ModelInput]] = []
     scores: list[float] = []
+    labels: list[NDArray[Any]] = []
     for member in order.members:
         model, data = _trained(prepared, member)
         part = data.validation if order.split == "validation" else data.test
         if part is None:
             return _no_mean("the data function returns no test split")
         true, found = fitting.outputs(model, part, study.training.batch_size)
+        given = [np.asarray(leaf) for leaf in tf.nest.flatten(true)]
+        if labels and not all(map(np.array_equal, labels, given)):
+            return _no_mean(f"the {order.split} data come in another order each time, so their predictions do not belong together")
+        labels = given
         inputs.append(list(interface(model, examples(data.validation, 1)).inputs))
         leaves = [np.asarray(leaf) for leaf in tf.nest.flatten(found)]
         why = _differs(leaves, inputs, predicted, trials=(order.members[0].trial, member.trial))

@@ -207,6 +207,18 @@ def test_a_killed_trial_repeats_the_steps_since_the_checkpoint_in_its_epoch(prep
     assert_resumed(second, whole)
 
 
+def test_an_optimizer_that_averages_weights_resumes_after_whole_epochs(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
+    averaging = 'sampling="log"), use_ema=True, ema_momentum=0.9)'
+    ready = prepare(with_data("").replace('sampling="log"))', averaging))
+    ready.timing = fitting.CheckpointTiming(share=1e9)
+    whole = uninterrupted(ready, tmp_path)
+    wanted = order(tmp_path, 1).model_copy(update={"seed": 7})
+    assert ready.train(wanted, Control(learning_rate=0.01, suspend_at=2 * BATCHES_OF_EPOCH + 2)).ending is Ending.SUSPENDED
+    second = Control(learning_rate=0.01)
+    ready.train(wanted, second)
+    assert_resumed(second, whole)
+
+
 def test_an_epoch_of_a_pipeline_of_the_users_is_repeated(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
     ready = prepare(with_data(PIPELINE))
     ready.timing = fitting.CheckpointTiming(share=1e9, part_seconds=0.0)

@@ -164,7 +164,7 @@ def test_data_that_cannot_be_divided_are_refused(given: Any, section: dict[str, 
 def test_a_data_set_cannot_be_divided() -> None:
     import tensorflow as tf
 
-    with pytest.raises(DataError, match=r"Dataset as train, which cannot be divided into folds; return arrays, for example x, y = next\("):
+    with pytest.raises(DataError, match=r"Dataset as train, which cannot be divided into folds; return arrays, for example x, y = map\("):
         inputs.read_undivided({"train": tf.data.Dataset.range(10).batch(2)})
 
 

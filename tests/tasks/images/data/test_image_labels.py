@@ -52,6 +52,8 @@ EXPECTED = [[1, 0], [1, 1], [0, 1], [0, 0], [1, 0], [0, 1]]
         ["rust", "rust,  scab", "scab", "", "rust", "scab"],
         [json.dumps(names) for names in (["rust"], ["scab", "rust"], ["scab"], [], ["rust"], ["scab"])],
         [str(names) for names in (["rust"], ["scab", "rust"], ["scab"], [], ["rust"], ["scab"])],
+        ["[rust]", "[scab, rust]", "[scab]", "[]", "[rust]", "[scab]"],
+        ["['rust']", "['scab' 'rust']", "['scab']", "[]", "['rust']", "['scab']"],  # of NumPy
     ],
 )
 def test_a_cell_has_several_labels(root: Path, cells: list[Any]) -> None:
@@ -59,6 +61,16 @@ def test_a_cell_has_several_labels(root: Path, cells: list[Any]) -> None:
     assert (found.classes, found.kind) == (("rust", "scab"), TargetKind.LABELS)
     assert found.labels.tolist() == EXPECTED
     assert found.counts.tolist() == [3, 3]
+
+
+def test_names_in_a_list_may_have_apostrophes(root: Path) -> None:
+    cells = ['["crow\'s feet", "scab"]', "['scab']", '["crow\'s feet"]', "[]", "['scab']", '["scab"]']
+    assert opened(write(root, cells), labels="several").classes == ("crow's feet", "scab")
+
+
+def test_a_damaged_list_is_refused_with_its_line(root: Path) -> None:
+    cells = ["['a']", "['b' a]", "[]", "a", "b", "a"]
+    assert "in line 3; expected names of classes" in refused(write(root, cells), labels="several")
 
 
 def test_names_may_have_spaces_if_something_else_separates_them(root: Path) -> None:

@@ -317,10 +317,11 @@ class TrialOfCode:
         except OutOfMemory as error:
             is_repeated = True
             self._warn(one.make_room(data, error))
-            _release_models()
         finally:
             if not is_repeated:
                 self._take(run)
+        if is_repeated:
+            _release_models()  # not before: the exception holds the model
         return not is_repeated
 
     def _take(self, run: Run) -> None:

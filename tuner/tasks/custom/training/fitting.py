@@ -1,5 +1,6 @@
 """Fitting: trains one user model with `keras.Model.fit`, reports each epoch, and resumes from a checkpoint."""
 
+import contextlib
 import functools
 import inspect
 import math
@@ -222,7 +223,10 @@ class Fitting:
         if state:
             _build_layers(model, data)
             if run.steps:
-                keras_private.build_metrics(model, inputs.batch_of(data.train, 1))
+                # a model that only runs eagerly begins the rest of its epoch with metrics at zero
+                with contextlib.suppress(user_code.UserCodeError):
+                    one = inputs.batch_of(data.train, 1)
+                    user_code.called(lambda: keras_private.build_metrics(model, one), doing="building the metrics")
         if self._part_size is not None:
             _split_steps(model, data, self._part_size)
         watch = _Watch(self, run, model, data, state)
@@ -359,7 +363,9 @@ class Fitting:
     def can_resume_after(self, step: int) -> bool:
         """Return whether a trial can resume after a step of an epoch: the order of the batches is known, and some are left."""
         num_steps = None if self.batches is None else self.batches.num_steps
-        return num_steps is not None and 0 < step < num_steps
+        # at the end of each `fit`, Keras replaces the weights by their average, which the rest of an epoch would do too early
+        averages = bool(getattr(getattr(self.model, "optimizer", None), "use_ema", False))
+        return num_steps is not None and 0 < step < num_steps and not averages
 
     def wanted(self) -> messages.Stop | messages.Suspend | None:
         """Return the worker's request to end the trial, if there is one."""
@@ -641,7 +647,20 @@ def _why_whole(model: keras.Model, code: Code) -> str:
         return "the model has its own train_step"
     losses = [loss for loss in tf.nest.flatten(model.loss) if loss is not None]
     is_other = any(getattr(loss, "reduction", "mean") not in ("sum_over_batch_size", "mean") for loss in losses)
-    return "its loss is no mean over the examples" if is_other else ""
+    own = [loss for loss in losses if callable(loss) and not isinstance(loss, keras.losses.Loss)]
+    if is_other or any(_is_total(loss, model) for loss in own):
+        return "its loss is no mean over the examples"
+    return ""
+
+
+def _is_total(loss: Callable[..., Any], model: keras.Model) -> bool:
+    """Return whether a loss function returns one number for a batch, of which nobody knows how it depends on the examples."""
+    shape = tf.nest.flatten(model.output_shape)[0] if getattr(model, "output_shape", None) else (None, 1)
+    two = tf.ones([2, *(1 if size is None else int(size) for size in tuple(shape)[1:])])
+    try:
+        return len(user_code.called(lambda: tf.convert_to_tensor(loss(two, two)), doing="trying the loss").shape) == 0
+    except user_code.UserCodeError:
+        return True
 
 
 def _split_steps(model: keras.Model, data: LoadedData, part_size: int) -> None:
@@ -652,7 +671,8 @@ def _split_steps(model: keras.Model, data: LoadedData, part_size: int) -> None:
     it joins the end of an epoch with the beginning of the next one, and changes what the optimizer stores in checkpoints.
     """
     _build_layers(model, data)
-    keras_private.build_metrics(model, inputs.batch_of(data.train, 1))
+    one = inputs.batch_of(data.train, 1)
+    user_code.called(lambda: keras_private.build_metrics(model, one), doing="splitting a step that needs too much memory")
     optimizer, variables = model.optimizer, model.trainable_variables
     if not optimizer.built:
         optimizer.build(variables)
@@ -745,13 +765,17 @@ class _Given(keras.Model):  # type: ignore[misc]
         return predicted
 
 
+def _of_one_output(given: Any) -> Any:
+    """Return what a model with one output was compiled with, without the name of this output."""
+    return next(iter(given.values())) if isinstance(given, Mapping) and len(given) == 1 else given
+
+
 def logs_of(model: keras.Model, part: inputs.Part, true: Any, predicted: NDArray[Any]) -> dict[str, float]:
     """Return what the loss and the metrics that a model was compiled with say of predictions (n, …)."""
     known = keras_private.compile_arguments(model)
     given = _Given(name="given")
-    given.compile(
-        **{name: known.get(name) for name in ("loss", "metrics", "weighted_metrics")}, run_eagerly=known.get("run_eagerly", False)
-    )
+    named = {name: _of_one_output(known.get(name)) for name in ("loss", "metrics", "weighted_metrics")}
+    given.compile(**named, run_eagerly=known.get("run_eagerly", False))
     weights = part.arrays[2] if part.arrays is not None and len(part.arrays) > 2 else None
     found = given.evaluate(predicted, true, sample_weight=weights, batch_size=_SCORED, verbose=0, return_dict=True)
     return {name: float(value) for name, value in found.items()}

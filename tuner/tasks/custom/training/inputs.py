@@ -143,7 +143,8 @@ def read_undivided(given: Any) -> LoadedData:
     if train.arrays is None:
         raise DataError(
             f"the data function returned a {type(train.dataset).__name__} as train, which cannot be divided into folds; return arrays, for "
-            "example x, y = next(iter(dataset.unbatch().batch(100_000))), or remove the section validation and return a validation split"
+            "example x, y = map(np.stack, zip(*dataset.unbatch().as_numpy_iterator())), or remove the section validation and return a "
+            "validation split"
         )
     test = None if given.get("test") is None else _read_part("test", given["test"])
     groups = None if given.get("groups") is None else _as_arrays(given["groups"], "groups")

@@ -510,7 +510,7 @@ def _parts_of(given: Mapping[str, Any], held: str, origin: str) -> list[str]:
 
 
 def _join_labels(labels: list[NDArray[Any]], origin: str) -> NDArray[Any]:
-    if len({(y.dtype.kind in "iu", y.ndim) for y in labels}) > 1:
+    if len({(y.dtype.kind in "iuf", y.shape[1:]) for y in labels}) > 1:
         raise errors.DataError(
             f"{origin}: expected labels of one shape and type in all splits, not {', '.join(f'{y.dtype} {y.shape}' for y in labels)}"
         )

@@ -3,6 +3,7 @@
 A cell names an image by its path, by its file name or by its file name without ending; a Parquet table may also hold the images.
 """
 
+import ast
 import codecs
 import contextlib
 import csv
@@ -161,12 +162,29 @@ def _several_labels(table: Table, data: study.ManifestData) -> tuple[tuple[str, 
 def _names_in(cell: Any, text: str | None, separator: str) -> list[str] | None:
     """Return the names of classes in a cell, or None if there is something else in it; spaces separate them if nothing else does."""
     if text is not None and text.startswith("[") and text.endswith("]"):
-        with contextlib.suppress(ValueError):
-            cell = json.loads(text.replace("'", '"'))
+        cell = _list_in(text)
+        if cell is None:
+            return None
     if isinstance(cell, list | tuple):
         named = [_text(name) for name in cell]
         return None if None in named else [name for name in named if name]
-    return None if text is None else [name for part in re.split(separator, text.strip("[]")) if (name := part.strip())]
+    return None if text is None else [name for part in re.split(separator, text) if (name := part.strip())]
+
+
+def _list_in(text: str) -> list[Any] | None:
+    """Return the list that a cell in brackets holds, as JSON, Python or NumPy write it, or with names without quotes; None: another one."""
+    quoted = text[1] in "'\"" if len(text) > 2 else False
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            found = read(text)
+            joined = read is ast.literal_eval and quoted and "," not in text and re.search(r"['\"]\s+['\"]", text)  # of NumPy
+            return _of_numpy(text) if joined else list(found)
+    return None if quoted or "[" in text[1:] else [name for part in text[1:-1].split(",") if (name := part.strip())]
+
+
+def _of_numpy(text: str) -> list[str]:
+    """Return the names of an array of NumPy: `['scab' 'rust']`."""
+    return [one or other for one, other in re.findall(r"'([^']*)'|\"([^\"]*)\"", text)]
 
 
 def _flags(table: Table, name: str, data: study.ManifestData) -> list[int]:
@@ -240,8 +258,8 @@ def _check_both(table: Table, data: study.ManifestData) -> None:
     own = [data.image_column, *(name for _, name in _label_columns(data))]
     if is_header and len(table.names) > 1 and not {dataset.nfc(name) for name in own} & set(table.columns):
         raise errors.DataError(
-            f"{data.path} has no column {data.image_column} and no column {data.label_column}; its columns are {_list(table.names)}. "
-            "Set data.image_column and data.label_column to two of them"
+            f"{data.path} has no column {data.image_column} and no column {own[1]}; its columns are {_list(table.names)}. "
+            f"Set data.image_column and data.{_label_columns(data)[0][0]} to some of them"
         )
 
 
