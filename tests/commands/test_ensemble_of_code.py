@@ -120,6 +120,16 @@ def test_a_better_trial_takes_the_place_of_the_ensemble(tmp_path: Path, measure:
     assert best.ensemble_of_code.trials == (3, 2)
 
 
+def test_the_test_split_is_read_once_for_the_same_members(tmp_path: Path, measure: Any) -> None:
+    study = of_code(tmp_path)
+    measure(study, Errands(2.0, 1.5, 1.75))
+    train(study, tmp_path, 9.0)  # another one is considered, and is no member
+    answers = Errands(2.0, 1.5, 1.75, 1.8)
+    found = measure(study, answers).ensemble_of_code
+    assert [order.split for order in answers.asked] == ["validation"]
+    assert (found.trials, found.test_value, found.num_test) == ((2, 1), 2.5, 50)
+
+
 def test_models_without_a_mean_are_named_once(tmp_path: Path, measure: Any, capsys: pytest.CaptureFixture[str]) -> None:
     study, answers = of_code(tmp_path), Errands(refused="the model of trial 2 has 2 outputs; only models with one output have a mean")
     for _ in range(2):

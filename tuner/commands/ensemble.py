@@ -219,6 +219,8 @@ def form_code(study: Study, folders: Folders, *, threads: int) -> CodeEnsemble |
             # a trial of several trainings keeps the weights of one, and its value is the mean
             of_one = isinstance(study.spec, CustomStudySpec) and study.spec.training.executions == 1
             formed = ensembles.choose_means(numbers, found.values, kept[0].value if of_one else found.values[0], study.spec.objective)
+            if known is not None and known.trials == formed.trials:  # the test split is read once for a mean
+                formed = formed.model_copy(update={"test_value": known.test_value, "num_test": known.num_test})
     except TunerError as error:
         plain.line(f"{study.name}: no ensemble was formed: {error}")
         return known
