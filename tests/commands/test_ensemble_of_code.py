@@ -15,7 +15,7 @@ from tuner.report import facts
 from tuner.results import best as bests
 from tuner.results import ensemble as ensembles
 from tuner.results import export as exports
-from tuner.studies import trials
+from tuner.studies import retention, trials
 from tuner.studies.study import Study
 from tuner.terminal import printing, status
 from tuner.workers.bucket.transfer import Folders
@@ -128,6 +128,15 @@ def test_the_test_split_is_read_once_for_the_same_members(tmp_path: Path, measur
     found = measure(study, answers).ensemble_of_code
     assert [order.split for order in answers.asked] == ["validation"]
     assert (found.trials, found.test_value, found.num_test) == ((2, 1), 2.5, 50)
+
+
+def test_a_machine_with_fewer_weights_keeps_a_better_ensemble(tmp_path: Path, measure: Any) -> None:
+    study = of_code(tmp_path)
+    first = measure(study, Errands(2.0, 1.5, 1.75)).ensemble_of_code
+    (path,) = [one.weights for one in retention.stored(study) if one.number == 2]
+    Path(path).unlink()
+    measure(study, Errands(2.5, 2.25))
+    assert bests.best(study).ensemble_of_code == first
 
 
 def test_models_without_a_mean_are_named_once(tmp_path: Path, measure: Any, capsys: pytest.CaptureFixture[str]) -> None:

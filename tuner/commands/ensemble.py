@@ -207,7 +207,8 @@ def form_code(study: Study, folders: Folders, *, threads: int) -> CodeEnsemble |
     spec = study.spec
     if spec.task != CUSTOM or spec.limits or spec.num_folds > 1 or spec.retraining is not None or not spec.measured_on_new_data:
         return None
-    kept = [one for one in retention.among_best(study, retention.stored(study)) if _is_reachable(one.weights)]
+    stored = retention.among_best(study, retention.stored(study))
+    kept, all_numbers = [one for one in stored if _is_reachable(one.weights)], [one.number for one in stored]
     known, numbers = ensembles.read_code(study), tuple(one.number for one in kept)
     if len(kept) < 2 or (known is not None and known.considered == numbers):
         return known
@@ -224,6 +225,10 @@ def form_code(study: Study, folders: Folders, *, threads: int) -> CodeEnsemble |
     except TunerError as error:
         plain.line(f"{study.name}: no ensemble was formed: {error}")
         return known
+    if known is not None and known.value is not None and not set(known.trials) <= set(numbers) and set(known.trials) <= {*all_numbers}:
+        # another machine has the weights of a member; a mean that is better than what it formed takes its place
+        is_better = formed.value is not None and study.spec.objective.is_better(formed.value, known.value)
+        formed = formed if is_better else known
     if formed.refused:
         plain.line(f"{study.name}: no ensemble of trials {wording.listed(numbers)}: {formed.refused}")
     return formed

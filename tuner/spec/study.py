@@ -432,19 +432,21 @@ def _unsuited(spec: StudySpec) -> Iterator[Clash]:
 
 
 def _unsuited_to_folds(spec: StudySpec) -> Iterator[Clash]:
-    """Yield what cannot work together with folds."""
-    if spec.validation is None:
-        return
-    if spec.training.executions > 1:
+    return iter(()) if spec.validation is None else unsuited_to_folds(spec.validation.folds, spec.training.executions, spec.pruner)
+
+
+def unsuited_to_folds(num_folds: int, executions: int, pruner: Pruner, *, cure: str = "") -> Iterator[Clash]:
+    """Yield what cannot work together with folds; `cure` is what else helps in place of a patient pruner."""
+    if executions > 1:
         message = (
-            f"is {spec.training.executions}, but validation.folds is {spec.validation.folds}, so that a trial is a mean of several "
-            "trainings already; remove one of the two"
+            f"is {executions}, but validation.folds is {num_folds}, so that a trial is a mean of several trainings already; remove one of "
+            "the two"
         )
         yield Clash(field="training.executions", message=message, others=("validation",))
-    if isinstance(spec.pruner, Patient):
+    if isinstance(pruner, Patient):
         message = (
             "is patient, which waits for an improvement, but with folds the value of an epoch is the mean over the folds so far, which "
-            "falls with a difficult fold; choose another pruner such as median"
+            f"falls with a difficult fold; choose another pruner such as median{cure}"
         )
         yield Clash(field="pruner", message=message, others=("validation",))
 

@@ -73,6 +73,13 @@ def test_a_damaged_list_is_refused_with_its_line(root: Path) -> None:
     assert "in line 3; expected names of classes" in refused(write(root, cells), labels="several")
 
 
+def test_an_image_with_two_rows_of_other_labels_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "0.png")
+    (tmp_path / "t.csv").write_text("path,a,b\n0.png,1,0\n0.png,0,1\n")
+    said = refused(tmp_path / "t.csv", labels="several", label_columns=["a", "b"])
+    assert "0.png: 1 0 in line 2 and 0 1 in line 3. write all labels of an image in one row" in said
+
+
 def test_names_may_have_spaces_if_something_else_separates_them(root: Path) -> None:
     found = opened(write(root, ["frog eye", "frog eye, scab", "scab", "", "frog eye", "scab"]), labels="several")
     assert found.classes == ("frog eye", "scab")

@@ -15,8 +15,8 @@ from tuner.spec.data import FilePath, Section, name_function
 from tuner.spec.domains import Choice, Domain, Fixed, Range
 from tuner.spec.hyperparameters import Plain
 from tuner.spec.objective import OBJECTIVE, Constraints, Direction, Objective
-from tuner.spec.strategies import BruteForce, Grid, Patient, Prior
-from tuner.spec.study import AnyStudySpec, Executions, Seconds
+from tuner.spec.strategies import BruteForce, Grid, Prior
+from tuner.spec.study import AnyStudySpec, Executions, Seconds, unsuited_to_folds
 
 _CODE = re.compile(r"(?P<place>[^:]+\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)")
 _PARAMETER = re.compile(r"[A-Za-z_][\w.\-/]{0,199}")
@@ -370,18 +370,8 @@ def _wrong_folds(spec: CustomStudySpec) -> Iterator[Clash]:
     """Yield what cannot work together with folds."""
     if spec.validation is None:
         return
-    if spec.training.executions > 1:
-        message = (
-            f"is {spec.training.executions}, but validation.folds is {spec.validation.folds}, so that a trial is a mean of several "
-            "trainings already; remove one of the two"
-        )
-        yield Clash(field="training.executions", message=message, others=("validation",))
-    if isinstance(spec.pruner, Patient):
-        message = (
-            "is patient, which waits for an improvement, but with folds the value of an epoch is the mean over the folds so far, which "
-            "falls with a difficult fold; choose another pruner such as median, and give `training: {early_stopping: {patience: 5}}`"
-        )
-        yield Clash(field="pruner", message=message, others=("validation",))
+    cure = ", and give `training: {early_stopping: {patience: 5}}`"
+    yield from unsuited_to_folds(spec.validation.folds, spec.training.executions, spec.pruner, cure=cure)
     if spec.validation.train_on == "all" and spec.result is None and spec.retraining is None:
         message = (
             "is all, which leaves no validation data to choose the best trial; expected folds "

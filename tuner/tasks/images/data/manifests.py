@@ -236,9 +236,19 @@ def _check_present(values: Sequence[str], name: str, table: Table, data: study.M
         )
 
 
+#: what to do with an image that has several rows
+_ONE_ROW = {
+    TargetKind.LABEL: "tuner learns one label for each image: keep the row with the right one, or write a table with one row "
+    "for each image",
+    TargetKind.LABELS: "write all labels of an image in one row",
+    TargetKind.NUMBER: "tuner learns one number for each image: keep the row with the right one",
+}
+
+
 def _check_repeated(images: Sequence[image_file.Source], table: Table, data: study.ManifestData) -> None:
     """Refuse a table that lists an image in several rows with different labels."""
-    labels = [_text(value) or "" for value in table.columns.get(dataset.nfc(data.label_column), [""] * len(images))]
+    columns = [table.columns[name] for _, given in _label_columns(data) if (name := dataset.nfc(given)) in table.columns]
+    labels = [" ".join(_text(value) or "" for value in row) for row in zip(*columns, strict=True)] if columns else [""] * len(images)
     first: dict[str, int] = {}
     pairs = {
         str(image): (first[str(image)], row) for row, image in enumerate(images) if labels[first.setdefault(str(image), row)] != labels[row]
@@ -248,7 +258,7 @@ def _check_repeated(images: Sequence[image_file.Source], table: Table, data: stu
         found = " and ".join(f"{wording.cut(labels[row], 40)} in line {table.lines[row]}" for row in rows)
         raise errors.DataError(
             f"{data.path} lists {dataset.count(len(pairs), 'image')} with several labels, first {image_file.printable(name)}: {found}. "
-            "tuner learns one label for each image: keep the row with the right one, or write a table with one row for each image"
+            f"{_ONE_ROW[data.kind]}"
         )
 
 
