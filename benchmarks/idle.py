@@ -5,6 +5,7 @@ from collections import deque
 
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending, Epoch, Stage
+from tuner.spec.hyperparameters import Hyperparameters
 
 PROBE_EPOCHS, FINE_TUNE_EPOCHS = 20, 10
 PREPARED = messages.Prepared(
@@ -27,9 +28,10 @@ class Idle:
         match message:
             case messages.Prepare():
                 self._outbox.append(PREPARED)
-            case messages.Train(trial=trial):
+            case messages.Train(trial=trial, hyperparameters=given):
                 self._trial, self._curve = trial, curve(trial, PROBE_EPOCHS + FINE_TUNE_EPOCHS)
-                self._outbox += [self._epoch(step) for step in range(1, PROBE_EPOCHS + 1)]
+                is_exact = isinstance(given, Hyperparameters) and given.is_probed_exactly
+                self._outbox += [self._epoch(step) for step in range(PROBE_EPOCHS if is_exact else 1, PROBE_EPOCHS + 1)]
                 probed = messages.Probed(trial=trial, value=max(self._curve[:PROBE_EPOCHS]))
                 self._outbox.append(probed if self._fine_tunes else self._finished(PROBE_EPOCHS))
             case messages.Proceed():

@@ -534,10 +534,10 @@ def test_a_trial_costs_few_statements(begin: Begin, storage: Storage) -> None:
     with by_hand.statements(storage) as seen:
         claimed = by_hand.must_claim(study)
     # plain Optuna needs about 4 statements for each of some 25 hyperparameters
-    assert len(seen) <= 30
+    assert len(seen) <= 22
     with by_hand.statements(storage) as seen:
         trials.report(study, claimed, by_hand.epochs(claimed, [0.5]))
     assert len(seen) <= 5
     with by_hand.statements(storage) as seen:
         by_hand.finish(study, claimed, 0.4)
-    assert len(seen) <= 15
+    assert len(seen) <= 12

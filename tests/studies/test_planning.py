@@ -182,9 +182,9 @@ def test_times_are_read_with_the_way_in_which_a_trial_was_probed(begin: Begin) -
     claimed = [by_hand.must_claim(study) for _ in range(2)]
     for each in claimed:
         by_hand.finish(study, each, 0.5)
-    study.storage.read(lambda connection: study.memory.times.read(connection, study.id))
+    study.storage.read(lambda connection: study.memory.measured.read(connection, study.id))
     known = {each.trial_id: each.of_images.probe_solver is not ProbeSolver.SGD for each in claimed}
-    assert {trial_id: trial.is_probed_exactly for trial_id, trial in study.memory.times.known.items()} == known
+    assert {trial_id: trial.is_probed_exactly for trial_id, trial in study.memory.measured.times.items()} == known
     assert known[claimed[0].trial_id]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
+from sqlalchemy import ColumnElement, CompoundSelect, Connection, and_, func, or_, select, union_all
 
 from tuner.spec import budget
 from tuner.spec.hyperparameters import ProbeSolver
@@ -140,33 +140,6 @@ def _best(connection: Connection, ended: Sequence[_Outline], count: int, sign: i
     return best
 
 
-@dataclass
-class ProbeResults:
-    """The accuracy of each trial's probe, and whether the trial was promoted."""
-
-    #: by trial id
-    known: dict[int, tuple[float, bool]] = field(default_factory=dict)
-    _progress: ReadProgress = field(default_factory=ReadProgress)
-
-    def read(self, connection: Connection, study_id: int) -> None:
-        """Bring `known` up to date."""
-        accuracy, promoted = TRIAL_USER.alias(), TRIAL_USER.alias()
-        query = (
-            select(TRIALS.c.trial_id, TRIALS.c.state, accuracy.c.value_json, promoted.c.value_json)
-            .outerjoin(accuracy, and_(accuracy.c.trial_id == TRIALS.c.trial_id, accuracy.c.key == PROBE_VALUE))
-            .outerjoin(promoted, and_(promoted.c.trial_id == TRIALS.c.trial_id, promoted.c.key == PROMOTED))
-            .where(self._progress.unread(study_id))
-        )
-        rows = connection.execute(query).all()
-        stored = [(row[0], optuna_private.decoded(row[2]), optuna_private.decoded(row[3])) for row in rows if row[2] and row[3]]
-        self.known |= {
-            trial_id: (value, went_on)
-            for trial_id, value, went_on in stored
-            if isinstance(value, int | float) and isinstance(went_on, bool)
-        }
-        self._progress.advance((trial_id, state) for trial_id, state, *_ in rows)
-
-
 @dataclass(frozen=True, kw_only=True)
 class TimedTrial:
     """How long an ended trial took."""
@@ -187,26 +160,44 @@ class TimedTrial:
 
 
 @dataclass
-class TrialTimes:
-    """How long each ended trial of a study took, except trials that were migrated from another study."""
+class Measurements:
+    """What the trials of a study have measured: the values of their probes, and how long they took."""
 
-    #: by trial id
-    known: dict[int, TimedTrial] = field(default_factory=dict)
+    #: by trial id: the value of its probe, and whether it was promoted
+    probes: dict[int, tuple[float, bool]] = field(default_factory=dict)
+    #: by id, of ended trials that were not migrated from another study
+    times: dict[int, TimedTrial] = field(default_factory=dict)
     _progress: ReadProgress = field(default_factory=ReadProgress)
 
     def read(self, connection: Connection, study_id: int) -> None:
-        """Bring `known` up to date."""
-        states = connection.execute(select(TRIALS.c.trial_id, TRIALS.c.state).where(self._progress.unread(study_id))).all()
-        ended = [trial_id for trial_id, state in states if state in _ENDED]
-        wanted = (WORKER, PROBE_SECONDS, FINE_TUNE_SECONDS, NUM_EPOCHS, CARRIED_FROM)
+        """Bring both up to date, with one statement."""
+        states: dict[int, TrialState] = {}
         found: dict[int, dict[str, Any]] = {}
-        for table, keys in ((TRIAL_USER, wanted), (TRIAL_SYSTEM, (HYPERPARAMETERS,))):
-            query = select(table.c.trial_id, table.c.key, table.c.value_json).where(table.c.key.in_(keys))
-            for some in _batches(ended):
-                for trial_id, key, text in connection.execute(query.where(table.c.trial_id.in_(some))):
-                    found.setdefault(trial_id, {})[key] = optuna_private.decoded(text)
-        self.known |= {trial_id: timed for trial_id, values in found.items() if (timed := _timed(values)) is not None}
-        self._progress.advance((trial_id, state) for trial_id, state in states)
+        for trial_id, state, key, text in connection.execute(_stored_measurements(self._progress.unread(study_id))):
+            states[trial_id] = state
+            if key is not None and text is not None:
+                found.setdefault(trial_id, {})[key] = optuna_private.decoded(text)
+        self.probes |= {trial_id: probe for trial_id, values in found.items() if (probe := _probe(values)) is not None}
+        ended = {trial_id: values for trial_id, values in found.items() if states[trial_id] in _ENDED}
+        self.times |= {trial_id: timed for trial_id, values in ended.items() if (timed := _timed(values)) is not None}
+        self._progress.advance(states.items())
+
+
+def _stored_measurements(is_unread: ColumnElement[bool]) -> CompoundSelect[int, TrialState, str | None, str | None]:
+    """Return the query for the attributes of trials that `Measurements` reads; a trial without any has one row without a key."""
+    wanted = (PROBE_VALUE, PROMOTED, WORKER, PROBE_SECONDS, FINE_TUNE_SECONDS, NUM_EPOCHS, CARRIED_FROM)
+    user, system = TRIAL_USER.c, TRIAL_SYSTEM.c
+    of_user = select(TRIALS.c.trial_id, TRIALS.c.state, user.key, user.value_json)
+    of_user = of_user.outerjoin(TRIAL_USER, (user.trial_id == TRIALS.c.trial_id) & user.key.in_(wanted)).where(is_unread)
+    of_system = select(TRIALS.c.trial_id, TRIALS.c.state, system.key, system.value_json)
+    of_system = of_system.join(TRIAL_SYSTEM, (system.trial_id == TRIALS.c.trial_id) & (system.key == HYPERPARAMETERS)).where(is_unread)
+    return union_all(of_user, of_system)
+
+
+def _probe(values: Mapping[str, Any]) -> tuple[float, bool] | None:
+    """Return the value of a trial's probe, and whether it was promoted; None if it has not been decided."""
+    value, went_on = values.get(PROBE_VALUE), values.get(PROMOTED)
+    return (value, went_on) if isinstance(value, int | float) and isinstance(went_on, bool) else None
 
 
 def _timed(values: Mapping[str, Any]) -> TimedTrial | None:
@@ -258,9 +249,8 @@ class StudyMemory:
     """Everything that one thread has read of a study."""
 
     history: SamplerHistory = field(default_factory=SamplerHistory)
-    probes: ProbeResults = field(default_factory=ProbeResults)
+    measured: Measurements = field(default_factory=Measurements)
     busy_time: BusyTime = field(default_factory=BusyTime)
-    times: TrialTimes = field(default_factory=TrialTimes)
     #: id of the trial whose values were stored last, and the distributions of its parameters
     suggested: tuple[int, Mapping[str, BaseDistribution]] | None = None
     is_loaded: bool = False
@@ -268,8 +258,7 @@ class StudyMemory:
     def load(self, connection: Connection, study_id: int) -> None:
         """Read a study for the first time: call it without a lock, because a large study takes a while."""
         self.busy_time.read(connection, study_id)
-        self.probes.read(connection, study_id)
-        self.times.read(connection, study_id)
+        self.measured.read(connection, study_id)
         self.is_loaded = True
 
 
@@ -277,6 +266,11 @@ def running_trial(connection: Connection, trial_id: int) -> FrozenTrial:
     """Return a running trial with the parameters that are chosen so far."""
     number, state = connection.execute(select(TRIALS.c.number, TRIALS.c.state).where(TRIALS.c.trial_id == trial_id)).one()
     return _load(connection, [_Outline(trial_id=trial_id, number=number, state=state, value=None)])[0]
+
+
+def without_parameters(*, trial_id: int, number: int) -> FrozenTrial:
+    """Return a running trial as a pruner needs it: with its number only."""
+    return _trial(_Outline(trial_id=trial_id, number=number, state=TrialState.RUNNING, value=None), {}, None)
 
 
 def best_trials(connection: Connection, study_id: int, *, max_trials: int) -> list[FrozenTrial]:

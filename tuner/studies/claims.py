@@ -18,7 +18,7 @@ from tuner.spec.hyperparameters import ChosenValues, Hyperparameters, TrialValue
 from tuner.spec.study import AnyStudySpec, StudySpec
 from tuner.storage import attributes, tables
 from tuner.storage.attributes import HYPERPARAMETERS, REQUESTED
-from tuner.storage.tables import TRIAL_SYSTEM, TRIAL_USER
+from tuner.storage.tables import STUDY_USER, TRIAL_SYSTEM, TRIAL_USER
 from tuner.studies import endings, leases, planning, reaper, screening, workers
 from tuner.studies import progress as studies_progress
 from tuner.studies.leases import Lease, LeaseEnding, WorkerId
@@ -47,6 +47,8 @@ class Claim:
     #: maximum number of fine-tuning epochs
     epochs: int
     worker_key: str
+    #: name of the worker; "" in the spool of an earlier tuner
+    worker: str = ""
 
     @property
     def of_images(self) -> Hyperparameters:
@@ -83,13 +85,14 @@ def lease(connection: Connection, study: Study, worker: WorkerId, *, proposal: P
     request, requested_by = workers.request_to(connection, study.id, worker.key)
     if request is not WorkerRequest.NONE:
         raise Dismissed(f"asked to end by {requested_by}")
-    study, progress = studies_progress.read(connection, study)
+    stored = tables.get(connection, STUDY_USER, study.id, attributes.SPEC, *studies_progress.STORED, attributes.PLAN)
+    study, progress = studies_progress.read(connection, study, stored)
     if budget.decide_to_end(study.spec.budget, progress) is not None:
         return None
-    held = _take_up(connection, study, worker) or _start(connection, study, worker, progress)
+    held = _take_up(connection, study, worker) or _start(connection, study, worker, progress, stored)
     if held is None:
         return None
-    kept = planning.keep(connection, study, proposal, num_started=progress.num_trials - progress.num_enqueued)
+    kept = planning.keep(connection, study, proposal, stored, num_started=progress.num_trials - progress.num_enqueued)
     return dataclasses.replace(held, plan=kept, model=planning.next_model(connection, study, kept, progress))
 
 
@@ -202,15 +205,16 @@ def _shortened(connection: Connection, old: Lease) -> int | None:
     return attributes.shortened(tables.get(connection, TRIAL_USER, old.trial_id, attributes.SHORTENED))
 
 
-def _start(connection: Connection, study: Study, worker: WorkerId, progress: StudyProgress) -> HeldTrial | None:
-    if study.spec.budget.timeout is not None and (pace := planning.keep_pace(connection, study)) is not None:
+def _start(connection: Connection, study: Study, worker: WorkerId, progress: StudyProgress, stored: Mapping[str, Any]) -> HeldTrial | None:
+    """Start the next trial. `stored` has what `planning.keep_pace` reads of the study's attributes."""
+    if study.spec.budget.timeout is not None and (pace := planning.keep_pace(connection, study, stored)) is not None:
         progress = dataclasses.replace(progress, needed_seconds=pace.needed_seconds)
     if budget.decide(study.spec.budget, progress) is not None:
         return None
     if progress.num_enqueued:
         return _start_enqueued(connection, study, worker)
     number = progress.num_trials
-    screened = screening.begin(connection, study, planning.screened(connection, study)) if number else {}
+    screened = screening.begin(connection, study, planning.screened(study, stored)) if number else {}
     trial_id = tables.create_trial(connection, study.id, number)
     leases.grant(connection, study.id, worker, trial_number=number, trial_id=trial_id, attempt=1)
     known = {

@@ -15,14 +15,14 @@ from tuner.sampling import history, suggestion
 from tuner.sampling.pruners import ConfinedPruner
 from tuner.spec import budget
 from tuner.spec.budget import MARGIN
-from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.study import StudySpec
 from tuner.storage import attributes, optuna_private, tables
 from tuner.storage import epochs as epoch_rows
-from tuner.storage.attributes import HYPERPARAMETERS, PROBE_VALUE, PROMOTED, REASON, SHORTENED, WORKER
-from tuner.storage.tables import TRIAL_SYSTEM, TRIAL_USER
+from tuner.storage.attributes import PLAN, PREPARED, PROBE_VALUE, PROMOTED, REASON, SHORTENED, SPEC
+from tuner.storage.tables import STUDY_USER, TRIAL_USER
 from tuner.studies import leases, planning, screening
 from tuner.studies import study as studies
+from tuner.studies.claims import Claim
 from tuner.studies.planning import Duration
 from tuner.studies.study import Study
 
@@ -86,18 +86,18 @@ def earns_place(value: float, *, earlier: Sequence[float], chances: Chances) -> 
     return chances.num_to_come * (num_better + 1) / (len(earlier) + 2) < chances.num_places
 
 
-def decide(connection: Connection, study: Study, *, number: int, trial_id: int, value: float) -> Promotion:
+def decide(connection: Connection, study: Study, claim: Claim, *, value: float) -> Promotion:
     """Return whether a trial is promoted to fine-tuning. The first answer is stored, so a resumed trial gets the same answer.
 
     With a timeout, a trial is promoted only if it can end in time, by what trials took so far. If not all of its epochs fit, but at least
     half of them and four, it is shortened to those that fit. Trial 0 is always promoted, for all its epochs.
     """
-    study.memory.probes.read(connection, study.id)
-    known = study.memory.probes.known
+    study.memory.measured.read(connection, study.id)
+    known, trial_id, number = study.memory.measured.probes, claim.trial_id, claim.number
     if trial_id in known:
         told = tables.get(connection, TRIAL_USER, trial_id, REASON, SHORTENED)
         return Promotion(is_promoted=known[trial_id][1], reason=str(told.get(REASON, "")), epochs=attributes.shortened(told))
-    found = Promotion(is_promoted=True) if number == 0 else _judge(connection, study, number=number, trial_id=trial_id, value=value)
+    found = Promotion(is_promoted=True) if number == 0 else _judge(connection, study, claim, value)
     lost = screening.why_not(connection, study, trial_id=trial_id, number=number, value=value)
     if lost is not None:
         found = _pruned(f"its backbone and image size are left out: {lost}")
@@ -106,13 +106,14 @@ def decide(connection: Connection, study: Study, *, number: int, trial_id: int, 
     return found
 
 
-def _judge(connection: Connection, study: Study, *, number: int, trial_id: int, value: float) -> Promotion:
-    study = studies.up_to_date(connection, study)
-    spec, probes, merit = study.images, study.memory.probes.known.values(), study.spec.objective.merit
+def _judge(connection: Connection, study: Study, claim: Claim, value: float) -> Promotion:
+    stored = tables.get(connection, STUDY_USER, study.id, SPEC, PLAN, PREPARED)
+    study, number = studies.with_stored(study, stored), claim.number
+    spec, probes, merit = study.images, study.memory.measured.probes.values(), study.spec.objective.merit
     earlier, promoted = [merit(probe) for probe, _ in probes], [merit(probe) for probe, went_on in probes if went_on]
     expected, left, shortened = None, 0.0, Promotion(is_promoted=True)
     if spec.budget.timeout is not None:
-        expected = _expected(connection, study, trial_id)
+        expected = planning.expected(connection, study, claim.of_images, stored, worker=claim.worker)
         left = max(0.0, spec.budget.timeout - study.memory.busy_time.read(connection, study.id))
     if expected is not None and left < MARGIN * expected.fine_tune_seconds:
         epochs, needed = planning.epochs_that_fit(spec, expected, left), wording.duration(MARGIN * expected.fine_tune_seconds)
@@ -122,7 +123,7 @@ def _judge(connection: Connection, study: Study, *, number: int, trial_id: int, 
         expected, shortened = expected.of(epochs), Promotion(is_promoted=True, reason=why, epochs=epochs)
     if spec.training.promote == "auto" and expected is not None:
         num_busy = sum(lease.ended_at is None for lease in leases.of_running_trials(connection, study.id))
-        spent = sum(trial.probe_seconds for trial in study.memory.times.known.values())
+        spent = sum(trial.probe_seconds for trial in study.memory.measured.times.values())
         chances = chances_of(
             spec, expected, number=number, num_promoted=len(promoted), left_seconds=left, probed_seconds=spent, num_workers=num_busy
         )
@@ -177,35 +178,26 @@ def chances_of(
     return Chances(num_places=num_places, num_to_come=num_to_come if trials is None else max(0, min(num_to_come, trials - number - 1)))
 
 
-def _expected(connection: Connection, study: Study, trial_id: int) -> Duration | None:
-    """Return how long the trial would take on its worker; None if nothing is known of any trial."""
-    study.memory.times.read(connection, study.id)
-    stored = tables.get(connection, TRIAL_SYSTEM, trial_id, HYPERPARAMETERS).get(HYPERPARAMETERS)
-    hyperparameters = None if stored is None else Hyperparameters.model_validate(stored)
-    worker = tables.get(connection, TRIAL_USER, trial_id, WORKER).get(WORKER)
-    return planning.expected(connection, study, hyperparameters, worker=worker)
-
-
-def is_poor(study: Study, trial_id: int, epochs: Sequence[messages.Epoch], pruner: ConfinedPruner) -> bool:
+def is_poor(study: Study, claim: Claim, epochs: Sequence[messages.Epoch], pruner: ConfinedPruner) -> bool:
     """Return whether a pruner stops a trial, based on the stored epochs and on epochs that are not stored yet.
 
     Raises:
         SQLAlchemyError: the storage does not answer; this function does not retry.
     """
     if isinstance(pruner.inner, PercentilePruner):  # MedianPruner is a subclass
-        trial, others = study.storage.read_once(lambda connection: _at_last_step(connection, study, trial_id, epochs))
+        trial, others = study.storage.read_once(lambda connection: _at_last_step(connection, study, claim, epochs))
     else:
         others = study.storage.cached.get_all_trials(study.id, deepcopy=False)
-        trial = copy.copy(next(other for other in others if optuna_private.trial_id(other) == trial_id))
+        trial = copy.copy(next(other for other in others if optuna_private.trial_id(other) == claim.trial_id))
         trial.intermediate_values = trial.intermediate_values | epoch_rows.best_so_far(trial.intermediate_values, epochs, study.spec)
     return pruner.prune(suggestion.open_study(study.id, study.name, study.storage.cached, others, study.optuna.sampler), trial)
 
 
 def _at_last_step(
-    connection: Connection, study: Study, trial_id: int, epochs: Sequence[messages.Epoch]
+    connection: Connection, study: Study, claim: Claim, epochs: Sequence[messages.Epoch]
 ) -> tuple[FrozenTrial, list[FrozenTrial]]:
     """Return a trial, and the completed trials with only their values at its last step, because a percentile needs no more."""
-    trial = history.running_trial(connection, trial_id)
-    known = tables.intermediate_values(connection, trial_id)
+    trial = history.without_parameters(trial_id=claim.trial_id, number=claim.number)
+    known = tables.intermediate_values(connection, claim.trial_id)
     trial.intermediate_values = known | epoch_rows.best_so_far(known, epochs, study.spec)
     return trial, history.completed_at_step(connection, study.id, trial.last_step or 0)

@@ -202,15 +202,10 @@ def _num_that_fit(found: Cost, timeout: float) -> int:
     return max(0, math.floor(((1 - _RESERVE) * timeout - found.prepare_seconds) / (MARGIN * found.fine_tune_seconds)))
 
 
-def read(connection: Connection, study: Study) -> Plan | None:
-    """Return the plan of a study, or None if it has none."""
-    return Plan.understood(tables.get(connection, STUDY_USER, study.id, PLAN).get(PLAN))
-
-
-def screened(connection: Connection, study: Study) -> tuple[Key, ...] | None:
-    """Return the models that a study screens for its plan; None if it has none, and screens all."""
+def screened(study: Study, stored: Mapping[str, Any]) -> tuple[Key, ...] | None:
+    """Return the models that a study screens for its plan, which is among the `stored` attributes; None if it has none, and screens all."""
     is_planned = study.searches_models and study.spec.budget.timeout is not None
-    plan = read(connection, study) if is_planned else None
+    plan = Plan.understood(stored.get(PLAN)) if is_planned else None
     return None if plan is None else plan.screened
 
 
@@ -229,11 +224,11 @@ def _after_screening(connection: Connection, study: Study, plan: Plan) -> Plan:
     return plan.model_copy(update={"backbone": winner, "fine_tune_seconds": plan.fine_tune_seconds * new / old})
 
 
-def keep(connection: Connection, study: Study, proposal: Plan | None, *, num_started: int) -> Plan | None:
-    """Return the plan of a study, which must be locked; a study without a trial takes the proposal."""
+def keep(connection: Connection, study: Study, proposal: Plan | None, stored: Mapping[str, Any], *, num_started: int) -> Plan | None:
+    """Return the plan of a study, which must be locked; a study without a trial takes the proposal. `stored` has the attribute PLAN."""
     if not study.is_of_images:
         return None
-    known = read(connection, study)
+    known = Plan.understood(stored.get(PLAN))
     if known is not None or proposal is None or num_started or study.spec.budget.timeout is None:
         return known
     found = tables.get(connection, STUDY_USER, study.id, PREPARED)
@@ -253,10 +248,9 @@ def next_model(connection: Connection, study: Study, plan: Plan | None, progress
     plan = _after_screening(connection, study, plan)
     model, left = None, budget.seconds_left(study.spec.budget, progress)
     if left is not None and len(models_of(plan, study.images)) > 1:
-        study.memory.times.read(connection, study.id)
-        study.memory.probes.read(connection, study.id)
-        timed = list(study.memory.times.known.values())
-        num_promoted = sum(went_on for _, went_on in study.memory.probes.known.values())
+        study.memory.measured.read(connection, study.id)
+        timed = list(study.memory.measured.times.values())
+        num_promoted = sum(went_on for _, went_on in study.memory.measured.probes.values())
         num_workers = max(1, sum(lease.ended_at is None for lease in leases.of_running_trials(connection, study.id)))
         wanted = math.ceil((WANTED_TRIALS - num_promoted) / num_workers)
         model = fitting_model(study.images, timed, plan, left_seconds=left, wanted=max(1, wanted)) if timed else None
@@ -368,14 +362,18 @@ def _model(spec: StudySpec, trial: TimedTrial) -> tuple[str, int]:
     return screening.key(spec.model.fixed(trial.backbone, trial.image_size).of_trial())
 
 
-def expected(connection: Connection, study: Study, hyperparameters: Hyperparameters | None, *, worker: str | None) -> Duration | None:
-    """Return how long a trial takes on a worker; None if nothing is known of any trial. `study.memory.times` must be up to date."""
-    spec, stored = study.images, tables.get(connection, STUDY_USER, study.id, PLAN, PREPARED)
-    plan, epochs = _understood(connection, study, stored), _epochs(stored)
-    if epochs is None or hyperparameters is None:
+def expected(
+    connection: Connection, study: Study, hyperparameters: Hyperparameters, stored: Mapping[str, Any], *, worker: str | None
+) -> Duration | None:
+    """Return how long a trial takes on a worker; None if nothing is known of any trial.
+
+    `stored` has the attributes PLAN and PREPARED of the study, and `study.memory.measured` must be up to date.
+    """
+    spec, plan, epochs = study.images, _understood(connection, study, stored), _epochs(stored)
+    if epochs is None:
         return None
     model = spec.of_trial(hyperparameters).model.of_trial()
-    timed = list(study.memory.times.known.values())
+    timed = list(study.memory.measured.times.values())
     return duration(spec, timed, plan, model=model, unfreeze=hyperparameters.unfreeze, epochs=epochs, worker=worker)
 
 
@@ -387,15 +385,19 @@ def _epochs(stored: Mapping[str, Any]) -> int | None:
     return epochs if isinstance(epochs, int) and epochs > 0 else None
 
 
-def keep_pace(connection: Connection, study: Study) -> Pace | None:
-    """Store and return how long the trials of a study took so far; None if no trial was fine-tuned. The study must be locked."""
-    if not study.is_of_images:
+def keep_pace(connection: Connection, study: Study, stored: Mapping[str, Any]) -> Pace | None:
+    """Store and return how long the trials of a study took so far; None if no trial was fine-tuned.
+
+    The study must be locked. `stored` has its attributes PLAN and PACE.
+    """
+    if not isinstance(study.spec, StudySpec) or not space.fine_tunes(study.spec):
         return None
-    study.memory.times.read(connection, study.id)
-    stored = tables.get(connection, STUDY_USER, study.id, PLAN, PACE, PREPARED)
+    study.memory.measured.read(connection, study.id)
+    if PLAN not in stored:
+        stored = {**stored, **tables.get(connection, STUDY_USER, study.id, PREPARED)}
     epochs = _epochs(stored)
     plan = _understood(connection, study, stored)
-    found = None if epochs is None else pace(study.images, list(study.memory.times.known.values()), plan, epochs)
+    found = None if epochs is None else pace(study.images, list(study.memory.measured.times.values()), plan, epochs)
     if found is not None and stored.get(PACE) != (kept := found.model_dump(mode="json")):
         tables.put(connection, STUDY_USER, study.id, {PACE: kept})
     return found

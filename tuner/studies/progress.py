@@ -32,9 +32,12 @@ class StudyState:
     best: ValuedTrial | None
 
 
-def read(connection: Connection, study: Study) -> tuple[Study, StudyProgress]:
-    """Return the study with its current budget, and its progress. What the budget does not limit is not read."""
-    stored = tables.get(connection, STUDY_USER, study.id, SPEC, *STORED)
+def read(connection: Connection, study: Study, stored: Mapping[str, Any] | None = None) -> tuple[Study, StudyProgress]:
+    """Return the study with its current budget, and its progress. What the budget does not limit is not read.
+
+    `stored`: its attributes SPEC and `STORED`, if this transaction has read them.
+    """
+    stored = tables.get(connection, STUDY_USER, study.id, SPEC, *STORED) if stored is None else stored
     study = studies.with_stored(study, stored)
     limits = study.spec.budget
     best = None if limits.target is None else queries.best(connection, study.id)

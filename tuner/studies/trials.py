@@ -112,6 +112,7 @@ def claim(
             attempt=held.attempt,
             epochs=held.epochs or (epochs if held.plan is None else held.plan.epochs),
             worker_key=worker.key,
+            worker=worker.name,
         )
     return None
 
@@ -170,7 +171,7 @@ def promotion(study: Study, claim: Claim, probed: messages.Probed, epochs: Seque
 
     def decide(connection: Connection) -> Promotion:
         epoch_rows.put(connection, study.id, number=claim.number, trial_id=claim.trial_id, epochs=epochs, spec=study.spec)
-        return continuation.decide(connection, study, number=claim.number, trial_id=claim.trial_id, value=probed.value)
+        return continuation.decide(connection, study, claim, value=probed.value)
 
     return _held(study, claim, decide)
 
@@ -180,7 +181,7 @@ def should_prune(study: Study, claim: Claim, epochs: Sequence[messages.Epoch] = 
     pruner = pruners.build(study.spec, epochs=claim.epochs)
     if pruner.never_prunes or (epochs and epochs[-1].step <= pruner.start):
         return False
-    return study.storage.call(lambda: continuation.is_poor(study, claim.trial_id, epochs, pruner))
+    return study.storage.call(lambda: continuation.is_poor(study, claim, epochs, pruner))
 
 
 def finish(study: Study, claim: Claim, finished: messages.Finished, curve: Sequence[messages.Epoch], *, device: str) -> None:

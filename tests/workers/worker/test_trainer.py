@@ -150,6 +150,24 @@ def test_a_trainer_gets_the_import_path_of_the_program(tmp_path: Path) -> None:
     assert child.last_lines() == """['--threads', '1', '--import-path', '["/home/me/a: b", "/src"]']"""
 
 
+def test_the_place_of_the_code_is_read_whole_if_the_child_writes_with_pauses(tmp_path: Path) -> None:
+    code = """
+import signal
+def dump(number, frame):
+    for line in ('Thread 0x1 (most recent call first):', '  File "/me/mine.py", line 7 in objective'):
+        print(line, flush=True)
+        time.sleep(0.3)
+signal.signal(signal.SIGUSR1, dump)
+pipe.send_bytes(messages.encode(messages.Proceed()))
+time.sleep(60)
+"""
+    child = start(tmp_path, code)
+    assert child.receive(30) == messages.Proceed()
+    place = child.place()
+    child.kill()
+    assert place == "mine.py, line 7, in objective"
+
+
 def test_a_trainer_that_slept_with_its_worker_has_not_hung(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     clock = AwakeClock(lambda: now[0], period_seconds=1.0, least_seconds=5.0)

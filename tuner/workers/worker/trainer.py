@@ -63,7 +63,9 @@ _TAIL_LINES = 20
 _LINES_BEFORE_CRASH = 5
 _TAIL_BYTES = 16_384
 #: time limit for a trainer process to write where its code is
-_PLACE_SECONDS = 2.0
+_PLACE_SECONDS = 5.0
+#: time between two looks at what it writes there, and longest pause in its writing
+_LOOK_SECONDS, _WRITING_SECONDS = 0.05, 1.0
 #: time limit for a trainer process to end after it was asked to
 _QUIT_SECONDS = 5.0
 #: longest wait for a message before the worker turns to its other duties
@@ -232,14 +234,16 @@ class ChildTrainer:
         """Return where user code is now: the process writes it to its log. "" if it does not."""
         start, deadline = self._log.stat().st_size, time.monotonic() + _PLACE_SECONDS
         self._process.send_signal(signal.SIGUSR1)
-        seen, dump = -1, ""
-        while time.monotonic() < deadline and (len(dump) != seen or not dump):  # until it writes no more
-            seen = len(dump)
-            time.sleep(0.05)
+        dump, place, changed_at = "", "", time.monotonic()
+        # it writes thread by thread, with pauses on a busy machine
+        while time.monotonic() < deadline and not (dump and time.monotonic() > changed_at + (_LOOK_SECONDS if place else _WRITING_SECONDS)):
+            time.sleep(_LOOK_SECONDS)
             with self._log.open("rb") as written:
                 written.seek(start)
-                dump = written.read().decode(errors="replace")
-        return user_code.where(dump)
+                known, dump = dump, written.read().decode(errors="replace")
+            if dump != known:
+                place, changed_at = user_code.where(dump), time.monotonic()
+        return place
 
     def kill(self) -> None:
         """End the process at once, with the processes that user code started in it."""
