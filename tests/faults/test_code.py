@@ -21,6 +21,12 @@ EPOCHS, STEPS = 4, 4
 #: the step in the middle of the third epoch, and the last one, where each trial is held until the test lets it go on
 MIDDLE, LAST = 2 * STEPS + 2, EPOCHS * STEPS
 OUTAGE_SECONDS = 3.0
+#: has a model's trainer write a checkpoint after each epoch, however short it is on this machine
+CHECKPOINTS = """
+from tuner.tasks.custom.training import custom, fitting
+
+custom.PreparedCode.timing = fitting.CheckpointTiming(share=1e9)
+"""
 #: notes each step, and is slow and held as long as the test wants that
 NOTES = """
 import time
@@ -32,7 +38,7 @@ def note(x, step, obey=lambda: None):
     with (FOLDER / "steps").open("a") as steps:
         steps.write(f"{x} {step}\\n")
     if (FOLDER / "slow").exists():
-        time.sleep(0.2)  # an epoch that is worth a checkpoint
+        time.sleep(0.02)
     while (FOLDER / f"hold{step}").exists():
         (FOLDER / f"held{step}").touch()
         obey()
@@ -93,7 +99,7 @@ class Scene:
     def __init__(self, place: Place, kind: str, postgresql: Any) -> None:
         self.postgresql, self._place, self.folder = postgresql, place, place.folder
         values = f"STEPS, LAST = {STEPS}, {LAST}\n"
-        (place.folder / "mine.py").write_text(values + NOTES + (MODEL if kind == "custom" else OBJECTIVE))
+        (place.folder / "mine.py").write_text(values + NOTES + (CHECKPOINTS + MODEL if kind == "custom" else OBJECTIVE))
         study = {"name": "study", "task": kind, "sampler": "random", "pruner": "none", "budget": {"trials": len(FAULTS)}}
         (place.folder / "study.yaml").write_text(json.dumps(study | STUDIES[kind]))
 
@@ -262,7 +268,6 @@ def worst(true, predicted):
         epochs.write("epoch\\n")
     if (FOLDER / "whole").exists():
         return float(abs(true - predicted).max())
-    time.sleep(0.5)  # an epoch that is worth a checkpoint
     if len((FOLDER / "epochs").read_text().splitlines()) == 4:
         (FOLDER / "reached").touch()
         while not (FOLDER / "go").exists():
@@ -274,7 +279,7 @@ def worst(true, predicted):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("killed", ["the trainer", "everything"])
 def test_a_kill_in_the_middle_of_a_fold_changes_no_result(place: Place, killed: str) -> None:
-    (place.folder / "mine.py").write_text(FOLDS)
+    (place.folder / "mine.py").write_text(CHECKPOINTS + FOLDS)
 
     def run(name: str) -> Command:
         study = {

@@ -14,6 +14,7 @@ from tuner.protocol import messages
 from tuner.storage import epochs, tables
 from tuner.storage.attributes import SHORTENED
 from tuner.studies import continuation, leases, trials
+from tuner.studies.claims import Claim
 from tuner.studies.continuation import Promotion
 from tuner.studies.study import Study
 from tuner.workers.worker.events import Event, EventKind
@@ -103,8 +104,8 @@ def test_a_trial_for_which_there_is_less_time_has_fewer_epochs_also_when_it_is_r
     # with checkpoints, the new trainer begins after the probe
     runner.script = Script(faults={0: [Fault.LATER_CRASH if keeps_epochs else Fault.LATE_CRASH]}, keeps_epochs=keeps_epochs)
 
-    def shortened(connection: Connection, study: Study, *, trial_id: int, **probe: Any) -> Promotion:
-        tables.put(connection, tables.TRIAL_USER, trial_id, {SHORTENED: 2})
+    def shortened(connection: Connection, study: Study, claim: Claim, *, value: float) -> Promotion:
+        tables.put(connection, tables.TRIAL_USER, claim.trial_id, {SHORTENED: 2})
         return Promotion(is_promoted=True, epochs=2)
 
     monkeypatch.setattr(continuation, "decide", shortened)
