@@ -114,7 +114,7 @@ def _read(connection: Connection, study: Study, trials: Sequence[FrozenTrial], d
         drawn=drawn,
         curves={ids[trial_id]: points for trial_id, points in curves.items()},
         attempts=trial.attempts(connection, study.id),
-        best_trial=None if best is None else trial.read(connection, study.id, best.number),
+        best_trial=None if best is None else trial.read(connection, study.id, best.number, study.spec),
         measured=views_trials.measured(connection, study.id) if study.spec.limits else [],
         failures=status.failures(connection, study.id),
         attributes=attributes,

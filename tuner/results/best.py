@@ -346,7 +346,7 @@ def rule(study: Study) -> Hyperparameters | None:
     """Return the hyperparameters of trial 0, which uses the rule, or None if it has not completed, or the task has no rule."""
     if not isinstance(study.spec, StudySpec):
         return None
-    found = study.storage.read(lambda connection: _rule(connection, study.id))
+    found = study.storage.read(lambda connection: _rule(connection, study))
     return None if found is None else values.of_images(_chosen(found))
 
 
@@ -372,14 +372,14 @@ def _read(connection: Connection, study: Study, number: int, value: float) -> Be
     if not is_feasible:
         feasible = set(connection.execute(select(ranked.c.number)).scalars())
         num_before = num_completed + [one for one in queries.values(connection, study.id) if one not in feasible].index(number)
-    found = trials.read(connection, study.id, number)
+    found = trials.read(connection, study.id, number, study.spec)
     assert found is not None, "the study has a trial with a value"
     return Best(
         spec=study.spec,
         found=found,
         rank=1 + int(num_before),
         num_completed=int(num_completed),
-        rule=_rule(connection, study.id) if isinstance(study.spec, StudySpec) else None,
+        rule=_rule(connection, study) if isinstance(study.spec, StudySpec) else None,
         prepared=_prepared(connection, study, found),
         ensemble=_ensemble(connection, study.id, value),
         is_own=study.is_own,
@@ -416,9 +416,9 @@ def _prepared(connection: Connection, study: Study, found: Trial) -> messages.Pr
         ) from error
 
 
-def _rule(connection: Connection, study_id: int) -> Trial | None:
+def _rule(connection: Connection, study: Study) -> Trial | None:
     """Trial 0 if a worker of tuner has completed it with the rule."""
-    found = trials.read(connection, study_id, 0) if 0 in queries.values(connection, study_id) else None
+    found = trials.read(connection, study.id, 0, study.spec) if 0 in queries.values(connection, study.id) else None
     return None if found is None or found.hyperparameters is None else found
 
 

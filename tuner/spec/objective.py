@@ -1,7 +1,7 @@
 """Objective: the metric that a study optimizes, and whether a higher or a lower value of it is better."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -104,7 +104,7 @@ class Objective(Section):
         """Return whether a value is better than another one."""
         return self.merit(value) > self.merit(than)
 
-    def best(self, values: list[float]) -> float | None:
+    def best(self, values: Sequence[float]) -> float | None:
         """Return the best of some values; None if there are none."""
         return max(values, key=self.merit, default=None)
 

@@ -11,6 +11,7 @@ from tuner.spec.objective import UNCERTAIN
 from tuner.spec.space import SpaceRow
 from tuner.spec.strategies import Pruner, Sampler
 from tuner.spec.study import AnyStudySpec, StudySpec
+from tuner.spec.tasks import OBJECTIVE
 
 
 class TaskWords(Protocol):
@@ -157,6 +158,13 @@ def retraining(spec: AnyStudySpec) -> list[str]:
         of_images = "training includes the validation images, so the validation accuracy says nothing about new images"
         texts.append(of_images if isinstance(spec, StudySpec) else "training includes all folds, so its values say nothing about new data")
     return texts
+
+
+def trainings(spec: AnyStudySpec) -> str:
+    """Return the trainings of a trial in words, through which its epochs are counted: `5 folds`; "" if it has one."""
+    if spec.task == OBJECTIVE or spec.num_trainings == 1:
+        return ""
+    return f"{spec.num_folds} folds" if spec.num_folds > 1 else f"{spec.num_executions} trainings"
 
 
 def budget(spec: AnyStudySpec) -> str:

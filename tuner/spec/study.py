@@ -2,7 +2,7 @@
 
 import datetime as dt
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
@@ -255,6 +255,12 @@ class AnyStudySpec(Section):
     def num_trainings(self) -> int:
         """Trainings of a trial, one for each fold or seed."""
         return self.num_folds * self.num_executions
+
+    def value_so_far(self, values: Sequence[float]) -> float | None:
+        """Return the value of a running trial, given those of its epochs in order: the best one, or with folds the last mean."""
+        if self.num_folds > 1:
+            return values[-1] if values else None
+        return self.objective.best(values)
 
 
 def _is_usual_task(task: str) -> bool:

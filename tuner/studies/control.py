@@ -109,7 +109,7 @@ def set_budget(study: Study, **changes: Any) -> Budget:
 
 
 def stop_trial(study: Study, number: int, *, by: str) -> float | None:
-    """End a trial as pruned with its best value so far, and return that value. Its worker stops at its next report or heartbeat.
+    """End a trial as pruned with its value so far, and return that value. Its worker stops at its next report or heartbeat.
 
     Raises:
         StudyError: the study has no such trial, or the trial has ended.
@@ -124,7 +124,7 @@ def stop_trial(study: Study, number: int, *, by: str) -> float | None:
             tables.begin_trial(connection, trial_id)
         name = by[:_NAME_LENGTH]
         values = tables.intermediate_values(connection, trial_id)
-        value = study.spec.objective.best([value for value in values.values() if epoch_rows.is_measured(value)])
+        value = study.spec.value_so_far([value for _, value in sorted(values.items()) if epoch_rows.is_measured(value)])
         leases.close(connection, study.id, number, LeaseEnding.PRUNED)
         known = {REASON: f"stopped by {name}", STOPPED_BY: name, NUM_EPOCHS: len(values)}
         endings.mark_pruned(connection, study, trial_id=trial_id, value=value, known=known)

@@ -104,7 +104,7 @@ def correct_costs(study: Study, number: int, costs: Mapping[str, float]) -> str:
 
 
 def mark_pruned(connection: Connection, study: Study, *, trial_id: int, value: float | None, known: Mapping[str, Any]) -> None:
-    """Set a trial to pruned; its value is its best value so far."""
+    """Set a trial to pruned; its value is the one so far."""
     _close(connection, study, trial_id=trial_id, state=TrialState.PRUNED, value=value, known=known)
 
 

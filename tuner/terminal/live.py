@@ -238,6 +238,7 @@ def time_plan(snapshot: Snapshot) -> list[Text]:
 def running_trials(spec: AnyStudySpec, trials: tuple[RunningTrial, ...]) -> RenderableType:
     """Show one row for each running trial."""
     metric, step = spec.objective.metric.replace("_", " ") if isinstance(spec, StudySpec) else spec.objective.metric, _step(spec)
+    step += f" of all {trainings}" if (trainings := plans.trainings(spec)) else ""
     rows = printing.table("trial", "worker", "stage", step, metric, right=("trial", step, metric))
     for trial in trials[:_LISTED_TRIALS]:
         stage = trial.stage.value.replace("_", "-") if trial.stage else "building" if isinstance(spec, StudySpec) else "starting"

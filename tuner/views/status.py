@@ -33,9 +33,9 @@ class RunningTrial:
     worker: str
     #: None if no epoch is reported yet
     stage: Stage | None
-    #: last reported epoch, counted from 1 through both stages; None if none is
+    #: last reported epoch, counted from 1 through both stages; the number of epochs if there are several trainings; None if none is
     epoch: int | None
-    #: best value so far
+    #: best value so far; with folds, the mean over the folds so far
     value: float | None
     #: seconds since the attempt began
     seconds: float
@@ -163,21 +163,29 @@ def _running(connection: Connection, open_leases: Sequence[Lease], study: Study,
     if not open_leases:
         return []
     probe_epochs, later = study.spec.probe_epochs, Stage.FINE_TUNE if study.spec.probe_epochs else Stage.TRAIN
-    extreme = func.max if study.spec.objective.maximizes else func.min
-    query = (
-        select(INTERMEDIATE.c.trial_id, func.max(INTERMEDIATE.c.step), extreme(INTERMEDIATE.c.intermediate_value))
-        .where(INTERMEDIATE.c.trial_id.in_([lease.trial_id for lease in open_leases]))
-        .group_by(INTERMEDIATE.c.trial_id)
-    )
-    last = {trial_id: (step, value) for trial_id, step, value in connection.execute(query)}
+    counts_epochs = bool(plan.trainings(study.spec))
+    last = _last_reports(connection, [lease.trial_id for lease in open_leases], study)
     found = []
     for lease in open_leases:
-        step, value = last.get(lease.trial_id, (None, None))
+        step, num_epochs, value = last.get(lease.trial_id, (None, None, None))
         value = value if epochs.is_measured(value) else None
         stage = None if step is None else Stage.PROBE if step <= probe_epochs and later is Stage.FINE_TUNE else later
-        seconds = max(0.0, now - lease.started_at)
-        found.append(RunningTrial(number=lease.trial_number, worker=lease.worker, stage=stage, epoch=step, value=value, seconds=seconds))
+        seconds, epoch = max(0.0, now - lease.started_at), num_epochs if counts_epochs else step
+        found.append(RunningTrial(number=lease.trial_number, worker=lease.worker, stage=stage, epoch=epoch, value=value, seconds=seconds))
     return found
+
+
+def _last_reports(connection: Connection, trial_ids: Sequence[int], study: Study) -> dict[int, tuple[int, int, float | None]]:
+    """Return the last step of each trial that has reported one, the number of its reports, and its value so far."""
+    reported = INTERMEDIATE.c
+    extreme = func.max if study.spec.objective.maximizes else func.min
+    query = select(reported.trial_id, func.max(reported.step).label("step"), func.count(), extreme(reported.intermediate_value))
+    query = query.where(reported.trial_id.in_(trial_ids)).group_by(reported.trial_id)
+    if study.spec.num_folds > 1:
+        ends = query.subquery()
+        is_last = and_(reported.trial_id == ends.c.trial_id, reported.step == ends.c.step)
+        query = select(*list(ends.c)[:3], reported.intermediate_value).join(INTERMEDIATE, is_last)
+    return {trial_id: (step, num, value) for trial_id, step, num, value in connection.execute(query)}
 
 
 def _stage_seconds(connection: Connection, study_id: int) -> dict[str, float]:

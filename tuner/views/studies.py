@@ -77,6 +77,11 @@ class Listed:
         return "step" if self.spec is not None and self.spec.task == OBJECTIVE else "epoch"
 
     @property
+    def trainings(self) -> str:
+        """The trainings of a trial in words, through which its epochs are counted; "" if it has one, or tuner did not make the study."""
+        return "" if self.spec is None else plan.trainings(self.spec)
+
+    @property
     def stopped(self) -> str | None:
         """Reason why the study stopped itself; None if it did not."""
         return progress.stopped_because(self.stored)
@@ -252,7 +257,7 @@ class StudyReader:
         """Return the state of one study."""
         found = self._history(connection, listed)
         num_open = sum(listed.counts.get(state, 0) for state in (TrialState.RUNNING, TrialState.WAITING))
-        shown = trials.open_trials(connection, listed.id, limit=LISTED_TRIALS) if num_open else []
+        shown = trials.open_trials(connection, listed.id, listed.spec, limit=LISTED_TRIALS) if num_open else []
         num_running = sum(trial.is_held for trial in shown) if num_open <= LISTED_TRIALS else listed.counts.get(TrialState.RUNNING, 0)
         busy = self._busy_seconds(connection, listed, shown)
         reason = None if listed.spec is None else _reason(listed, found, busy)

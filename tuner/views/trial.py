@@ -11,6 +11,7 @@ from tuner import wording
 from tuner.errors import StudyError
 from tuner.protocol.messages import LabelCounts, Misclassified
 from tuner.spec.hyperparameters import ChosenValues
+from tuner.spec.study import AnyStudySpec
 from tuner.storage import attributes, epochs, optuna_private, tables
 from tuner.storage.attributes import BY_CLASS, CONFUSION, HYPERPARAMETERS, LOG, MISTAKES, PICTURES
 from tuner.storage.epochs import EpochRow
@@ -75,6 +76,8 @@ class Trial:
     attempts: tuple[Attempt, ...]
     #: whether a higher value is better
     maximizes: bool = True
+    #: the study; None if tuner did not make it
+    spec: AnyStudySpec | None = None
     #: how the answers about each class fare at the best epoch; () if an image has one label or a number, or none is stored
     by_class: tuple[LabelCounts, ...] = ()
 
@@ -90,12 +93,11 @@ class Trial:
 
     @property
     def value(self) -> float | None:
-        """The value of a trial that has ended; of an open trial, the best value so far."""
+        """The value of a trial that has ended; of an open trial, the best value so far, or with folds the mean so far."""
         if self.row.state.is_finished():
             return self.row.value
         measured = [epoch.value for epoch in self.epochs if epoch.value is not None]
-        extreme = max if self.maximizes else min
-        return extreme(measured or [point.value for point in self.row.curve], default=None)
+        return trials.value_so_far(measured or [point.value for point in self.row.curve], self.spec, maximizes=self.maximizes)
 
     @property
     def origin(self) -> str:
@@ -115,14 +117,14 @@ def load(study: Study, number: int) -> Trial:
     Raises:
         StudyError: there is no such trial.
     """
-    found = study.storage.read(lambda connection: read(connection, study.id, number))
+    found = study.storage.read(lambda connection: read(connection, study.id, number, study.spec))
     if found is None:
         raise StudyError(f"the study {study.name} has no trial {number}")
     return found
 
 
-def read(connection: Connection, study_id: int, number: int) -> Trial | None:
-    """Return a trial by its number, or None if the study has no such trial."""
+def read(connection: Connection, study_id: int, number: int, spec: AnyStudySpec | None) -> Trial | None:
+    """Return a trial by its number, or None if the study has no such trial; `spec`: the study, if tuner made it."""
     row = trials.numbered(connection, study_id, number)
     if row is None:
         return None
@@ -141,6 +143,7 @@ def read(connection: Connection, study_id: int, number: int) -> Trial | None:
         epochs=epochs.read(connection, study_id, number),
         attempts=tuple(attempt for attempt in attempts(connection, study_id, number)),
         maximizes=tables.maximizes(connection, study_id),
+        spec=spec,
     )
 
 

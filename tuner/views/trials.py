@@ -1,6 +1,7 @@
 """Trials of a study for lists: page by page, and the open ones."""
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +16,7 @@ from tuner.protocol.messages import Stage
 from tuner.spec import space
 from tuner.spec.domains import Choice, Range
 from tuner.spec.space import SpaceRow
+from tuner.spec.study import AnyStudySpec
 from tuner.storage import attributes, epochs, optuna_private, queries, tables
 from tuner.storage.tables import EPOCHS, INTERMEDIATE, PARAMETERS, TRIAL_USER, TRIALS, VALUES
 from tuner.studies import leases
@@ -60,6 +62,8 @@ class TrialRow:
     began: datetime | None
     ended: datetime | None
     curve: tuple[CurvePoint, ...]
+    #: number of stored epochs, more than the steps of `curve` say if it is long; 0 for a trial of plain Optuna
+    num_epochs: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,18 +93,20 @@ class OpenTrial:
     silent_seconds: float | None
     #: whether its worker is training it, according to the storage
     is_held: bool
-    #: whether a higher value is better
-    maximizes: bool = True
+    #: best value so far; with folds, the mean over the folds so far; None if no epoch has one
+    value: float | None = None
 
     @property
     def last(self) -> CurvePoint | None:
         """The last reported epoch."""
         return self.row.curve[-1] if self.row.curve else None
 
-    @property
-    def best(self) -> float | None:
-        """The best value so far."""
-        return (max if self.maximizes else min)((point.value for point in self.row.curve), default=None)
+
+def value_so_far(values: Sequence[float], spec: AnyStudySpec | None, *, maximizes: bool) -> float | None:
+    """Return the value of an open trial, given those of its epochs in order; `spec`: the study, if tuner made it."""
+    if spec is not None:
+        return spec.value_so_far(values)
+    return (max if maximizes else min)(values, default=None)
 
 
 def page(
@@ -145,22 +151,25 @@ def numbered(connection: Connection, study_id: int, number: int) -> TrialRow | N
     return found[0] if found else None
 
 
-def open_trials(connection: Connection, study_id: int, *, limit: int) -> list[OpenTrial]:
-    """Return the running and waiting trials, those with a worker first."""
+def open_trials(connection: Connection, study_id: int, spec: AnyStudySpec | None, *, limit: int) -> list[OpenTrial]:
+    """Return the running and waiting trials, those with a worker first; `spec`: the study, if tuner made it."""
     is_open = TRIALS.c.state.in_([TrialState.RUNNING, TrialState.WAITING])
     now = tables.clock(connection)
     last = {lease.trial_number: lease for lease in leases.of_running_trials(connection, study_id)}
     held = [number for number, lease in last.items() if lease.is_live(now)]
     query = _select(study_id).where(is_open).order_by(TRIALS.c.number.not_in(held), TRIALS.c.number)
     maximizes = tables.maximizes(connection, study_id)
-    return [_opened(row, last.get(row.number), now, maximizes=maximizes) for row in _rows(connection, study_id, query.limit(limit))]
+    found = []
+    for row in _rows(connection, study_id, query.limit(limit)):
+        value = value_so_far([point.value for point in row.curve], spec, maximizes=maximizes)
+        found.append(_opened(row, last.get(row.number), now, value))
+    return found
 
 
-def _opened(row: TrialRow, lease: Lease | None, now: float, *, maximizes: bool) -> OpenTrial:
+def _opened(row: TrialRow, lease: Lease | None, now: float, value: float | None) -> OpenTrial:
     if lease is None:
-        return OpenTrial(
-            row=row, worker=None, attempt=0, seconds=None, silent_seconds=None, is_held=row.state is TrialState.RUNNING, maximizes=maximizes
-        )
+        is_held = row.state is TrialState.RUNNING
+        return OpenTrial(row=row, worker=None, attempt=0, seconds=None, silent_seconds=None, is_held=is_held, value=value)
     return OpenTrial(
         row=row,
         worker=lease.worker,
@@ -168,7 +177,7 @@ def _opened(row: TrialRow, lease: Lease | None, now: float, *, maximizes: bool) 
         seconds=max(0.0, now - lease.started_at),
         silent_seconds=max(0.0, now - lease.seen_at),
         is_held=lease.is_live(now),
-        maximizes=maximizes,
+        value=value,
     )
 
 
@@ -182,9 +191,19 @@ def _rows(
     connection: Connection, study_id: int, query: Select[int, int, TrialState, datetime | None, datetime | None, float | None]
 ) -> list[TrialRow]:
     found = connection.execute(query).all()
-    drawn = curves(connection, study_id, {row[0]: row[1] for row in found})
+    points, num_epochs = _points(connection, study_id, {row[0]: row[1] for row in found})
+    drawn = _shortened(points)
     return [
-        TrialRow(trial_id=row[0], number=row[1], state=row[2], began=row[3], ended=row[4], value=row[5], curve=drawn.get(row[0], ()))
+        TrialRow(
+            trial_id=row[0],
+            number=row[1],
+            state=row[2],
+            began=row[3],
+            ended=row[4],
+            value=row[5],
+            curve=drawn.get(row[0], ()),
+            num_epochs=num_epochs[row[0]],
+        )
         for row in found
     ]
 
@@ -194,19 +213,31 @@ def curves(connection: Connection, study_id: int, trials: Mapping[int, int]) -> 
 
     `trials` maps the id of each trial to its number.
     """
-    if not trials:
-        return {}
+    points, _ = _points(connection, study_id, trials)
+    return _shortened(points)
+
+
+def _shortened(points: Mapping[int, Sequence[CurvePoint]]) -> dict[int, tuple[CurvePoint, ...]]:
+    return {trial_id: tuple(of_trial[-_MAX_POINTS:]) for trial_id, of_trial in points.items()}
+
+
+def _points(connection: Connection, study_id: int, trials: Mapping[int, int]) -> tuple[dict[int, list[CurvePoint]], Counter[int]]:
+    """Return the whole curves of some trials, and the number of stored epochs of each."""
     found: dict[int, list[CurvePoint]] = {}
+    num_epochs = Counter[int]()
+    if not trials:
+        return found, num_epochs
     ids = {number: trial_id for trial_id, number in trials.items()}
     # a row of an earlier version has the validation accuracy as its value; of another row, the value may be missing because it is infinite
     value = case((EPOCHS.c.metrics.is_(None), func.coalesce(EPOCHS.c.value, EPOCHS.c.validation_accuracy)), else_=EPOCHS.c.value)
     measured = select(EPOCHS.c.trial_number, EPOCHS.c.step, value, EPOCHS.c.stage)
     is_of_trials = (EPOCHS.c.study_id == study_id, EPOCHS.c.trial_number.in_(list(ids)))
     for number, step, value, stage in connection.execute(measured.where(*is_of_trials).order_by(EPOCHS.c.step)):
+        num_epochs[ids[number]] += 1
         if value is not None:
             found.setdefault(ids[number], []).append(CurvePoint(step=step, value=value, stage=Stage(stage)))
     found |= _reported(connection, [trial_id for trial_id in trials if trial_id not in found])
-    return {trial_id: tuple(points[-_MAX_POINTS:]) for trial_id, points in found.items()}
+    return found, num_epochs
 
 
 def _reported(connection: Connection, ids: Sequence[int]) -> dict[int, list[CurvePoint]]:

@@ -20,6 +20,8 @@ from tests.studies import by_hand, of_code
 from tests.terminal.test_status import text as screen
 from tuner.dashboard import app, notifications
 from tuner.drawing import charts
+from tuner.protocol import messages
+from tuner.protocol.messages import Ending
 from tuner.report import content, diagrams, page
 from tuner.results import best as bests
 from tuner.results import export
@@ -27,8 +29,8 @@ from tuner.storage import engine as storages
 from tuner.storage import queries, tables
 from tuner.storage.attributes import PREPARED
 from tuner.storage.engine import Storage
+from tuner.studies import control, trials
 from tuner.studies import study as studies
-from tuner.studies import trials
 from tuner.studies.study import Study
 from tuner.terminal import status as status_screens
 from tuner.terminal import watch as watch_screens
@@ -148,6 +150,42 @@ def test_a_trial_that_measured_nothing_finite_has_no_value_yet(client: TestClien
     study = of_code.objective(storage, values=[], running=[float("nan"), float("inf")])
     assert "cost so far – reports 2" in shown(client.get(f"/tuner/studies/{study.id}/trials/0").text)
     assert status.snapshot(study).running[0].value is None
+
+
+def with_folds(storage: Storage) -> Study:
+    """Return a study whose trials 0 (ended) and 1 (running) have epochs of two folds; in the second one, their means get worse."""
+    study = of_code.custom(storage, values=[], validation={"folds": 5}, training={"epochs": 30})
+    for is_running in (False, True):
+        claimed = of_code.claim(study)
+        first, second = of_code.epochs(claimed, [0.75, 0.875], [{}] * 2), of_code.epochs(claimed, [0.625, 0.5], [{}] * 2)
+        # early stopping ended the first fold after its second epoch
+        curve = [*first, *(epoch.model_copy(update={"step": 30 + epoch.step}) for epoch in second)]
+        trials.report(study, claimed, curve)
+        if not is_running:
+            finished = messages.Finished(trial=0, ending=Ending.COMPLETED, value=0.5, fine_tune_seconds=4.0, asked={"units": 16})
+            trials.finish(study, claimed, finished, curve, device="cpu, 2 threads")
+    return study
+
+
+def test_a_running_trial_with_folds_shows_its_last_mean_and_how_many_epochs_it_trained(client: TestClient, storage: Storage) -> None:
+    study = with_folds(storage)
+    of_study, of_trial = (shown(client.get(f"/tuner/studies/{study.id}{path}").text) for path in ("", "/trials/1"))
+    assert re.search(r"stage epoch of all 5 folds val_auc .* 1 hand train 4 0\.5000 ", of_study), of_study
+    assert re.search(r"curve epochs of all 5 folds ended .* 0 ★ best trial completed 0\.5000 4 ", of_study), of_study
+    assert "val_auc so far 0.5000 best 0.5000 epochs 4 of all 5 folds" in of_trial
+    seen = status.snapshot(study)
+    assert (seen.running[0].value, seen.running[0].epoch) == (0.5, 4)
+    assert re.search(r"epoch of all 5 folds +val_auc\n.*\n? *1 +hand +train +4 +0\.5000", screen(status_screens.study(study.spec, seen)))
+    assert control.stop_trial(study, 1, by="ann") == 0.5
+
+
+@pytest.mark.parametrize("write", [page.html, page.markdown])
+def test_a_report_of_a_study_with_folds_counts_the_epochs_of_all_of_them(write: object, storage: Storage) -> None:
+    assert callable(write)
+    text = write(content.read(with_folds(storage)))
+    text = shown(text) if text.startswith("<!doctype") else text.replace("|", " ").replace("  ", " ")
+    assert "epochs of all 5 folds" in text
+    assert re.search(r"\b0 +0\.5000 +– +4 +4\.0 ", text), text
 
 
 def test_a_trial_of_a_keras_model_shows_its_metrics_values_and_log(client: TestClient, churn: Study) -> None:

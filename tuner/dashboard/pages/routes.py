@@ -83,7 +83,11 @@ def _mistakes_picture(site: Site) -> Route:
     def respond(request: Request) -> Response:
         listed = site.reader.storage.read(lambda connection: study.find(connection, request))
         number = parse_whole(str(request.path_params["number"]), otherwise=-1)
-        trial = site.reader.storage.read(lambda connection: views_trial.read(connection, listed.id, number)) if number >= 0 else None
+        trial = (
+            site.reader.storage.read(lambda connection: views_trial.read(connection, listed.id, number, listed.spec))
+            if number >= 0
+            else None
+        )
         name = None if trial is None else trial.pictures.get("mistakes")
         content = None if site.artifacts is None or name is None else pictures.read(pictures.store(site.artifacts), name)
         if content is None:

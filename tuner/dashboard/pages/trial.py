@@ -64,7 +64,7 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
     listed = study.find(connection, request)
     given = str(request.path_params["number"])
     number = parse_whole(given, otherwise=-1)
-    trial = views_trial.read(connection, listed.id, number) if number >= 0 else None
+    trial = views_trial.read(connection, listed.id, number, listed.spec) if number >= 0 else None
     if trial is None:
         raise NotFound(f"Study {listed.name[:100]} has no trial {given[:100]}.")
     best = site.reader.at(connection, listed).history.best
