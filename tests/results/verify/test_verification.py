@@ -153,6 +153,34 @@ def test_predictions_that_differ_from_the_recorded_ones_fail(
         assert verified(bundle)["probes"][0] is Outcome.FAILED
 
 
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ({}, "5 of 6 images have the recorded class, and a probability differs by 0.25; expected all, and a difference of at most 0.001"),
+        (
+            {"target": "labels", "metric": "macro_f1"},
+            "5 of 6 images have the recorded labels, and a probability differs by 0.25; expected all, and a difference of at most 0.001",
+        ),
+        (
+            {"target": "number", "metric": "mae"},
+            "6 images: a predicted number differs from the recorded one by 0.25 of the largest one; expected at most 0.001",
+        ),
+    ],
+)
+def test_a_failed_check_of_the_probes_says_what_the_model_predicts(
+    bundle: Path, trainer: list[errands.Verify], monkeypatch: pytest.MonkeyPatch, target: dict[str, str], words: str
+) -> None:
+    metrics = json.loads((bundle / "metrics.json").read_text())
+    (bundle / "metrics.json").write_text(json.dumps(metrics | target))
+    manifest.write(bundle)
+    num_agreeing = 6 if target.get("target") == "number" else 5  # numbers always agree
+    answer = evaluation.run(
+        errands.Verify(model=str(bundle / "model.keras"), probes="", spec=None, cache="", is_robustness_wanted=False, most_images=1)
+    ).model_copy(update={"num_agreeing": num_agreeing, "max_difference": 0.25})
+    monkeypatch.setattr(evaluation, "run", lambda *_, **__: answer)
+    assert verified(bundle)["probes"] == (Outcome.FAILED, words)
+
+
 def test_a_test_accuracy_beyond_the_tolerance_fails(bundle: Path, trainer: list[errands.Verify]) -> None:
     metrics = json.loads((bundle / "metrics.json").read_text())
     for accuracy, tolerance, outcome in (

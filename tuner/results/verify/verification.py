@@ -222,7 +222,7 @@ def verify(bundle: Path, wanted: VerificationOptions, *, tell: Callable[[str], N
     except (RequestError, TrainingError) as error:
         return Report(checks=(*before, Check(name="model", outcome=Outcome.FAILED, found=(str(error),))), measured=None)
     mean, _ = answers(bundle)
-    after = (_probes(measured), _metrics(bundle, measured, wanted, why), *_robustness(measured, wanted, mean))
+    after = (_probes(measured, mean.kind), _metrics(bundle, measured, wanted, why), *_robustness(measured, wanted, mean))
     return Report(checks=(*before, *after), measured=measured)
 
 
@@ -370,17 +370,20 @@ def answers(bundle: Path) -> tuple[errands.Answers, str]:
         return errands.Answers(), f"{METRICS} does not say what the outputs of the model mean: {error.errors()[0]['msg']}"
 
 
-def _probes(measured: errands.Verified) -> Check:
-    num, agreeing = measured.num_probes, measured.num_agreeing
-    wrong = []
-    if agreeing < num or not measured.max_difference <= PROBE_TOLERANCE:
-        wrong = [
-            f"{agreeing} of {wording.count(num, 'image')} have the recorded class, and a probability differs by "
-            f"{measured.max_difference:.2g}; expected all, and a difference of at most {PROBE_TOLERANCE:g}"
-        ]
-    return _check(
-        "probes", wrong, f"{wording.count(num, 'image')}: every prediction as recorded, largest difference {measured.max_difference:.1e}"
-    )
+#: what a model says of an image, by what the images are labeled with; it says nothing else than a number of a number
+_ANSWERS = {TargetKind.LABEL: "class", TargetKind.LABELS: "labels"}
+
+
+def _probes(measured: errands.Verified, kind: TargetKind) -> Check:
+    num, difference = wording.count(measured.num_probes, "image"), measured.max_difference
+    of_all = f"{num}: every prediction as recorded, largest difference {difference:.1e}"
+    if measured.num_agreeing == measured.num_probes and difference <= PROBE_TOLERANCE:
+        return _check("probes", [], of_all)
+    if kind is TargetKind.NUMBER:
+        wrong = f"{num}: a predicted number differs from the recorded one by {difference:.2g} of the largest one"
+        return _check("probes", [f"{wrong}; expected at most {PROBE_TOLERANCE:g}"], "")
+    wrong = f"{measured.num_agreeing} of {num} have the recorded {_ANSWERS[kind]}, and a probability differs by {difference:.2g}"
+    return _check("probes", [f"{wrong}; expected all, and a difference of at most {PROBE_TOLERANCE:g}"], "")
 
 
 def _metrics(bundle: Path, measured: errands.Verified, wanted: VerificationOptions, why: str) -> Check:
