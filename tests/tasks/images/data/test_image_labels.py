@@ -257,6 +257,24 @@ def test_warnings_of_images_need_no_class(data: dataset.Dataset, tmp_path: Path)
     assert not [line for line in said if "commonest class" in line]
 
 
+@pytest.mark.parametrize(
+    ("kind", "value", "words"),
+    [
+        (TargetKind.LABELS, 0, "macro_f1, but all validation images have no label, so it says nothing"),
+        (TargetKind.LABELS, 1, "macro_f1, but all validation images have every label, so it says nothing"),
+        (TargetKind.NUMBER, 0.0, "mae, but all validation images have the number 0, so it says nothing"),
+        (TargetKind.NUMBER, 2.5, "mae, but all validation images have the number 2.5, so it says nothing"),
+    ],
+)
+def test_validation_images_that_are_all_labeled_alike_are_refused_with_their_labels(kind: TargetKind, value: float, words: str) -> None:
+    data = several() if kind is TargetKind.LABELS else numbers()
+    found = splits.split(data, SHARES, 0)
+    data.labels[found.validation] = value
+    metric: Any = "macro_f1" if kind is TargetKind.LABELS else "mae"
+    with pytest.raises(errors.DataError, match=words):
+        splits.require_measurable(data, found, metric)
+
+
 def test_equal_images_with_other_labels_are_reported() -> None:
     for data in (several(), numbers()):
         data.digests[1] = data.digests[0]

@@ -242,7 +242,8 @@ def require_measurable(data: dataset.Dataset, parts: Splits, metric: ImageMetric
         raise errors.DataError(f"{given} the data has only {few}, so every answer is right; choose accuracy")
     found = np.unique(data.labels[parts.validation])
     if data.kind is not TargetKind.LABEL and len(found) < 2:
-        what = "have no label" if data.kind is TargetKind.LABELS else f"have the number {wording.number(float(found[0]))}"
+        of_labels = "have every label" if found[0] else "have no label"
+        what = of_labels if data.kind is TargetKind.LABELS else f"have the number {wording.number(float(found[0]))}"
         raise errors.DataError(
             f"{given} all validation images {what}, so it says nothing; add other validation images, or raise data.validation"
         )
