@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tuner.errors import DataError, RequestError, TrainingError
 from tuner.kernels import checkpoints
@@ -16,7 +17,7 @@ from tuner.protocol.messages import Ending
 from tuner.spec import file as study_file
 from tuner.spec.hyperparameters import ChosenValues
 from tuner.tasks.custom.spec.custom_study import CustomStudySpec
-from tuner.tasks.custom.training import custom, fitting
+from tuner.tasks.custom.training import custom, fitting, inputs
 from tuner.tasks.custom.training.custom import PreparedCode
 
 CODE = """
@@ -56,6 +57,75 @@ import tensorflow as tf
 def load():
     return tf.data.Dataset.from_tensor_slices(arrays()[0]).batch(16), arrays()[1]
 """
+
+
+class Recording(keras.Model):  # type: ignore[misc]
+    """A model that learns nothing, but remembers the forms and types of its batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Any] = []
+        self.compile("sgd")
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        self.seen.append(tf.nest.map_structure(lambda tensor: (tensor.dtype.name, tuple(tensor.shape)), data))
+        return {"loss": keras.ops.zeros(())}
+
+
+class Numbered(keras.utils.PyDataset):  # type: ignore[misc]
+    """Batches that depend on their index only."""
+
+    def __init__(self, x: Any, y: Any) -> None:
+        super().__init__()
+        self.x, self.y = x, y
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Any:
+        return tuple(tf.nest.map_structure(lambda array: array[4 * index : 4 * index + 4], each) for each in (self.x, self.y))
+
+
+X = np.random.default_rng(0).normal(size=(10, 3))
+Y, WEIGHTS = X[:, 0], np.ones(10)
+#: what `fit` takes as x, y and sample_weight
+GIVEN = {
+    "float64": (X, Y),
+    "float16": (X.astype("float16"), Y.astype("float32")),
+    "weights": (X, Y, WEIGHTS),
+    "a column": (X, Y[:, None]),
+    "a dict": ({"a": X, "b": X[:, :1]}, {"u": Y, "v": Y}),
+    "a dict and weights": (X, {"u": Y, "v": Y}, WEIGHTS),
+    "a dict and its weights": (X, {"u": Y, "v": Y}, {"u": WEIGHTS, "v": WEIGHTS}),
+    "a tuple": ((X, X[:, :1]), Y),
+    "no labels": (X,),
+    "a dict without labels": ({"a": X},),
+    "a tuple without labels": ((X, X),),
+    "whole numbers": (np.arange(10), np.arange(10, dtype="int32") % 2),
+    "pixels": (np.ones((10, 2, 2, 3), np.uint8), np.array([True] * 10)),
+    "text": (np.array(["a"] * 10, dtype=object), Y),
+}
+#: data sets, which are only made in a trainer
+MADE: dict[str, Callable[[], Any]] = {
+    "a pipeline": lambda: tf.data.Dataset.from_tensor_slices((X, Y)).batch(4),
+    "a pipeline without labels": lambda: tf.data.Dataset.from_tensor_slices(X).batch(4),
+    "batches": lambda: Numbered(X, Y),
+    "batches of dicts": lambda: Numbered({"a": X}, {"u": Y}),
+}
+
+
+@pytest.mark.parametrize("name", [*GIVEN, *MADE])
+@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
+def test_a_train_step_gets_the_batches_that_plain_fit_gives(name: str) -> None:
+    keras.utils.set_random_seed(0)
+    plain, ours = Recording(), Recording()
+    given = GIVEN.get(name) or MADE[name]()
+    named = dict(zip(("x", "y", "sample_weight"), given, strict=False)) if name in GIVEN else {"x": given}
+    plain.fit(**named, batch_size=4 if name in GIVEN else None, verbose=0)
+    train = inputs.read((given, given)).train
+    batches, steps = inputs.TrainBatches(train, batch_size=4, steps_per_epoch=None, seed=0).rest(lambda: 0, first_step=0)
+    ours.fit(batches, steps_per_epoch=steps, verbose=0)
+    assert ours.seen[0] == plain.seen[0]
 
 
 class Killed(BaseException):

@@ -244,7 +244,7 @@ class TrainBatches:
 
     def _shuffled(self, first_epoch: int, first_step: int, num_steps: int) -> tf.data.Dataset:
         """Return the batches of arrays, epoch after epoch without an end."""
-        arrays, count = tf.nest.map_structure(tf.convert_to_tensor, self._part.arrays), self._part.num_examples
+        arrays, count = tf.nest.map_structure(_as_tensor, _packed(self._part.arrays or ())), self._part.num_examples
 
         def order(epoch: Any) -> tf.data.Dataset:
             shuffled_indices = tf.random.experimental.stateless_shuffle(
@@ -255,6 +255,22 @@ class TrainBatches:
         batches = tf.data.Dataset.range(first_epoch, 2**31).flat_map(order).skip(first_step)
         batches = batches.map(lambda rows: tf.nest.map_structure(lambda array: tf.gather(array, rows), arrays), num_parallel_calls=1)
         return batches.prefetch(2)
+
+
+def _packed(arrays: tuple[Any, ...]) -> Any:
+    """Return arrays in the form in which `fit` gives their batches to a user's `train_step`."""
+    x, *rest = arrays
+    if not rest:
+        return (x,) if isinstance(x, tuple) else x
+    y, *weights = rest
+    if weights and tf.nest.is_nested(y) and not tf.nest.is_nested(weights[0]):
+        weights = [tf.nest.map_structure(lambda _: weights[0], y)]
+    return (x, y, *weights)
+
+
+def _as_tensor(array: NDArray[Any]) -> tf.Tensor:
+    """Return an array as `fit` gives it to a model: floating-point numbers have the default type of Keras, float32."""
+    return tf.convert_to_tensor(array, keras.backend.floatx() if array.dtype.kind == "f" else None)
 
 
 def _is_plain(dataset: Any) -> bool:
