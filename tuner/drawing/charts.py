@@ -306,12 +306,13 @@ def confusion(trial: Trial, names: Sequence[str]) -> Mapping[str, Any]:
     if trial.by_class:
         named = [statistics.name_of(label, names) for label in range(len(trial.by_class))]
         scores = statistics.of_labels(trial.by_class, named)
-        return {"class_scores": scores, "has_several": True, "confused": [], "mistakes": [], "cells": [], "is_table": True}
+        return {"class_scores": scores, "has_several": True, "confused": [], "mistakes": [], "cells": [], "is_table": True, "of_folds": ""}
     return {
         "has_several": False,
         "class_scores": statistics.by_class(trial.confusion, [statistics.name_of(label, names) for label in range(len(trial.confusion))]),
         "confused": statistics.most_confused(trial.confusion, names, most=_MAX_CONFUSED),
         "mistakes": _mistakes(trial, names),
+        "of_folds": f"of all {trial.spec.num_folds} folds" if trial.spec is not None and trial.spec.num_folds > 1 else "",
         "cells": _cells(trial),
         "is_table": len(trial.confusion) <= _MAX_TABLE_CLASSES,
     }

@@ -64,6 +64,8 @@ class EndedTraining(BaseModel):
     seconds: float
     #: all other metrics of this epoch
     metrics: dict[str, float] = {}
+    #: confusion matrix of this epoch, for a fold of images
+    confusion: tuple[tuple[int, ...], ...] = ()
 
 
 class BestEpoch(BaseModel):

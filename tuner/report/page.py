@@ -148,7 +148,8 @@ def _columns(spec: AnyStudySpec) -> Mapping[str, str]:
 
 def _confusion(content: ReportContent) -> Mapping[str, Any]:
     if content.best_trial is None:
-        return {"has_several": False, "class_scores": [], "confused": [], "mistakes": [], "cells": [], "is_table": True, "picture": False}
+        nothing = {"has_several": False, "class_scores": [], "confused": [], "mistakes": [], "cells": []}
+        return {**nothing, "is_table": True, "picture": False, "of_folds": ""}
     names = () if content.prepared is None else content.prepared.classes
     return {**charts.confusion(content.best_trial, names), "picture": False}
 

@@ -356,6 +356,18 @@ def test_a_study_of_images_can_have_another_metric(client: TestClient, storage: 
     assert "The rule that needs no search (trial 0) reached 0.5000. The search gained 0.2500." in told
 
 
+@pytest.mark.parametrize(("sections", "words"), [({}, ""), ({"validation": {"folds": 5}}, "of all 5 folds ")])
+def test_page_and_report_show_over_which_images_a_confusion_matrix_is(
+    client: TestClient, storage: Storage, sections: dict[str, Any], words: str
+) -> None:
+    study = studies.join(by_hand.spec(**sections), storage)
+    prepared = {PREPARED: by_hand.PREPARED.model_dump(mode="json")}
+    storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, study.id, prepared))
+    by_hand.finish(study, by_hand.must_claim(study), 0.75)
+    for text in (client.get(f"/tuner/studies/{study.id}/trials/0").text, page.html(content.read(study))):
+        assert f"Confusion on validation images {words}true class cat dog cat 9 1 dog 2 8" in shown(text)
+
+
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_names_of_metrics_and_attributes_are_shown_as_text(client: TestClient, storage: Storage, name: str) -> None:
     study = of_code.custom(storage, values=[], objective={"metric": name, "direction": "minimize"})

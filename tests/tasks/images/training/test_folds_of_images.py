@@ -78,7 +78,7 @@ def test_the_value_is_the_mean_over_the_folds_each_as_if_it_were_alone(
     divided: StudyContext, tmp_path: Path, whole: tuple[messages.Finished, Control]
 ) -> None:
     finished, control = whole
-    values = []
+    values, matrices = [], []
     for number in range(3):
         divided.restore()
         fold = divided.of_fold(number)
@@ -86,12 +86,16 @@ def test_the_value_is_the_mean_over_the_folds_each_as_if_it_were_alone(
         one, _ = run(alone, order(tmp_path / f"{number}", RICH, seed=7 + number * 7919))
         assert one.value is not None
         values.append(one.value)
+        matrices.append(one.confusion)
     assert len(set(values)) > 1
     assert finished.attributes["folds"] == values
     assert finished.attributes["standard_deviation"] == statistics.stdev(values)
     assert len(finished.attributes["best_epochs"]) == 3
     assert finished.value == statistics.fmean(values) == control.curve[-1].measured
-    assert (finished.weights, finished.logits, finished.best_step, finished.confusion) == (None, None, None, ())
+    assert (finished.weights, finished.logits, finished.best_step) == (None, None, None)
+    assert np.array_equal(finished.confusion, np.sum(matrices, 0))
+    # each image counts once
+    assert np.sum(finished.confusion, 1).tolist() == np.bincount(divided.data.train.labels).tolist()
 
 
 def test_an_epoch_has_the_mean_over_the_folds_so_far(whole: tuple[messages.Finished, Control]) -> None:
@@ -113,14 +117,15 @@ def test_a_suspended_trial_resumes_in_its_fold_with_the_same_result(
     resumed, second = run(divided, wanted)
     (told,) = (message for message in second.told if isinstance(message, messages.Resumed))
     assert [epoch.model_copy(update={"seconds": 0.0}) for epoch in told.curve] + second.curve == whole[1].curve
-    assert (resumed.value, resumed.attributes, resumed.metrics) == (whole[0].value, whole[0].attributes, whole[0].metrics)
+    found, expected = ((one.value, one.attributes, one.metrics, one.confusion) for one in (resumed, whole[0]))
+    assert found == expected
 
 
 def test_a_trial_that_is_stopped_has_the_mean_so_far(divided: StudyContext, tmp_path: Path) -> None:
     stopped, control = run(divided, order(tmp_path, PLAIN), after(3, messages.Stop(), stage=Stage.FINE_TUNE))
     assert stopped.ending is Ending.STOPPED
     assert stopped.value == control.curve[-1].measured
-    assert stopped.attributes == {}
+    assert (stopped.attributes, stopped.confusion) == ({}, ())
 
 
 def test_trials_share_the_exact_probes_of_each_fold(divided: StudyContext, tmp_path: Path) -> None:

@@ -155,6 +155,7 @@ class TrialTraining:
             best_epoch=max(1, best.step - first_step),
             seconds=sum(self._seconds.values()) - before,
             metrics=dict(best.scores.metrics),
+            confusion=best.scores.confusion if self._has_folds else (),
         )
         self._kept = replace(best, weights=(), logits=None) if self._has_folds else self._leader
         self._ended.append(ended)
@@ -362,6 +363,7 @@ class TrialTraining:
             ending=ending,
             reason=reason,
             value=statistics.fmean(values) if is_complete else known[-1] if known else None,
+            confusion=_summed([one.confusion for one in self._ended]) if is_complete else (),
             metrics={name: statistics.fmean(one.metrics[name] for one in self._ended) for name in sorted(names)},
             attributes={**found, "best_epochs": [one.best_epoch for one in self._ended]} if is_complete else {},
             probe_seconds=self._seconds[Stage.PROBE],
@@ -394,6 +396,11 @@ class TrialTraining:
         except OSError as error:
             _LOG.warning("cannot draw the pictures of trial %d: %s", self._order.trial, error)
             return {}
+
+
+def _summed(matrices: Sequence[tuple[tuple[int, ...], ...]]) -> tuple[tuple[int, ...], ...]:
+    """Return the sum of the confusion matrices of all folds, in which each image counts once; () if one of them is unknown."""
+    return tuple(tuple(row) for row in np.sum(matrices, 0).tolist()) if all(matrices) else ()
 
 
 def _timed(epochs: Iterator[probe.MeasuredEpoch]) -> Iterator[tuple[probe.MeasuredEpoch, float]]:
