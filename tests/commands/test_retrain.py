@@ -32,8 +32,8 @@ from tuner.studies.study import Study
 from tuner.tasks.custom.spec.custom_study import CustomStudySpec
 
 
-def searched(folder: Path, *, num_test: int = 200, value: float | None = 0.9) -> Study:
-    study = studies.join(by_hand.spec(sampler="random", budget={"trials": 4}), storages.open(databases.sqlite(folder)))
+def searched(folder: Path, *, num_test: int = 200, value: float | None = 0.9, **sections: Any) -> Study:
+    study = studies.join(by_hand.spec(sampler="random", budget={"trials": 4}, **sections), storages.open(databases.sqlite(folder)))
     data_check.admit(study, by_hand.PREPARED.model_copy(update={"num_test": num_test}))
     if value is not None:
         by_hand.finish(study, by_hand.must_claim(study), value)
@@ -171,6 +171,31 @@ def test_options_of_a_verdict_are_refused_for_another_metric(
     study = of_images(tmp_path, "number")
     assert message in refused(tmp_path, capsys, "pictures", *given)
     assert studies.names(study.storage) == ["pictures"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "given", "on"),
+    [
+        ({}, (), "train"),
+        ({"validation": {"folds": 2}}, (), "train+validation"),
+        ({"validation": {"folds": 2}}, ("--on", "train"), "train"),
+        ({"validation": {"folds": 2}, "objective": "macro_f1"}, (), "train"),
+    ],
+)
+def test_the_version_of_a_search_with_folds_is_trained_on_all_images_unless_you_say_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sections: dict[str, Any], given: tuple[str, ...], on: str
+) -> None:
+    searched(tmp_path, **sections)
+    asked: list[tuple[str | None, int]] = []
+
+    def train(_: Study, again: Study, wanted: commands_retrain.RetrainOptions, *__: object) -> None:
+        asked.append((wanted.on, again.spec.num_folds))
+        raise Dismissed("enough")
+
+    for name in ("_train_and_judge", "_train_and_choose"):
+        monkeypatch.setattr(commands_retrain, name, train)
+    assert retrain(tmp_path, "by-hand", *given) == 1
+    assert asked == [(on, 1)]
 
 
 def of_code(folder: Path, /, **sections: Any) -> Study:

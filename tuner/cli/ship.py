@@ -117,7 +117,10 @@ def retrain(
     *,
     top: Annotated[int, Option(min=1, max=100, metavar="K", help="Number of distinct configurations to train, best first.")] = 3,
     seeds: Annotated[int, Option(min=1, max=100, metavar="N", help="Trainings per configuration, each with its own seed.")] = 3,
-    on: Annotated[Literal["train", "train+validation"], Option("--on", help="Images that the chosen version is trained on.")] = "train",
+    on: Annotated[
+        Literal["train", "train+validation"] | None,
+        Option("--on", help="Images that the chosen version is trained on.", show_default="train; with folds train+validation"),
+    ] = None,
     single: Annotated[bool, Option("--single", help="Store one network, even if an ensemble of the seeds is better.")] = False,
     as_json: AsJson = False,
     storage: Storage = DEFAULT_STORAGE,

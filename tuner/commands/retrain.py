@@ -54,8 +54,8 @@ class RetrainOptions:
     top: int
     #: trainings per configuration
     seeds: int
-    #: images that the version is trained on
-    on: TrainedOn
+    #: images that the version is trained on; None: the train split, with folds also the validation split
+    on: TrainedOn | None
     #: whether the version is one network, even if an ensemble is better
     single: bool = False
 
@@ -100,14 +100,14 @@ def retrain(
     The same command resumes an interrupted retraining, and shows the version of a finished one.
     """
     study = _load_search(name, url, local)
-    _require_applicable(study, asked)
+    asked = _require_applicable(study, asked)
     if study.is_of_images:
         check.require_usable(study.images, folders.cache)
     artifacts.require_bucket(folders.bucket)
     with engines.open_engine(engine, url) as ready:
         again = _begin_or_resume(study, asked)
         again = studies.at(again, local.localize(again.spec))
-        target = _target_name(again, "train+validation" if again.spec.num_folds > 1 else asked.on)
+        target = _target_name(again, "train+validation" if again.spec.num_folds > 1 else asked.on or "train")
         existing = _find_version(study, target, single=asked.single if _is_judged(study) else None)
         if existing is not None:
             plain.line(f"{study.name}: {again.name} was finished before. Nothing was trained, and the test split was not read.")
@@ -129,19 +129,21 @@ def _is_judged(study: Study) -> bool:
     return study.is_of_images and study.images.objective.metric == "accuracy"
 
 
-def _require_applicable(study: Study, asked: RetrainOptions) -> None:
-    """Refuse options of a verdict for a study whose version is the best training.
+def _require_applicable(study: Study, asked: RetrainOptions) -> RetrainOptions:
+    """Return the options with their defaults; refuse options of a verdict for a study whose version is the best training.
 
     Raises:
         RequestError: an option does not apply.
     """
     name, metric = study.name, study.spec.objective.metric
+    if asked.on is None:
+        asked = dataclasses.replace(asked, on="train+validation" if _is_judged(study) and study.spec.num_folds > 1 else "train")
     if not study.is_of_images and asked.on != "train":
         raise RequestError(
             f"--on is {asked.on}, but {name} loads its data with code of its own, which decides what is trained on; drop --on."
         )
     if not study.is_of_images or _is_judged(study):
-        return
+        return asked
     if asked.on != "train":
         raise RequestError(
             f"--on is {asked.on}, but {name} optimizes {metric}, and the validation images choose its version; drop --on. "
@@ -152,6 +154,7 @@ def _require_applicable(study: Study, asked: RetrainOptions) -> None:
             f"--single is given, but {name} optimizes {metric}, and its version is always one network; drop --single. "
             "Only a study of accuracy may store an ensemble of the seeds."
         )
+    return asked
 
 
 def _load_search(name: str, url: str, local: LocalSettings) -> Study:
@@ -340,6 +343,7 @@ def verdict_subject(study: Study, again: Study, configs: Sequence[RetrainedConfi
         retraining=again.name,
         classes=best.prepared.classes,
         best=(best.trial, best.value),
+        num_folds=study.spec.num_folds,
         rule=rule or bests.rule(study),
         forms=Forms(ensembles=not single, mirror=study.images.results.mirror),
     )
@@ -487,10 +491,15 @@ def _evaluator(study: Study, setup: EvaluationSetup) -> Iterator[CachedEvaluator
 
 
 def _notes(study: Study) -> list[str]:
-    """Return sentences about earlier readings of the test split."""
+    """Return sentences about folds of the search, and about earlier readings of the test split."""
     best = bests.best(study)
-    earlier = [reading for reading in versions.readings(study.storage, study.name) if reading.content.splits == best.prepared.splits]
     notes = []
+    if study.spec.num_folds > 1:
+        notes.append(
+            f"The search compared its trials by their means over {study.spec.num_folds} folds. The configurations are compared by the "
+            f"{best.prepared.num_validation:,} images of the usual validation split, so these values differ from those of the search."
+        )
+    earlier = [reading for reading in versions.readings(study.storage, study.name) if reading.content.splits == best.prepared.splits]
     if earlier:
         numbers = wording.listed(sorted({reading.version for reading in earlier}))
         notes.append(

@@ -161,6 +161,14 @@ def test_number_2_and_the_rule_are_compared_on_the_same_images_and_over_the_same
     assert [network.test_accuracies for network in verdict.networks] == [(0.88, 0.9), (0.9, 0.89), (0.79, 0.81)]
 
 
+def test_a_mean_over_folds_is_not_compared_with_new_seeds_on_the_validation_split() -> None:
+    ask = Answering(KNOWN)
+    candidates = retrain_verdict.build_candidates([FIRST, SECOND, THIRD], RULE, ask)
+    verdict, _ = retrain_verdict.judge(replace(SUBJECT, num_folds=5), candidates, ask, notes=[])
+    assert verdict.optimism.luck is None
+    assert verdict.optimism.words == "The best value of the search, 0.9700 of trial 7, was too high by 0.0500."
+
+
 def test_equal_networks_have_no_significant_difference() -> None:
     known: Known = {(7, (1,)): (90, 900), (0, (1,)): (89, 900)}
     ask = Answering(known)

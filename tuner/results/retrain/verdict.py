@@ -102,7 +102,7 @@ class Optimism(_Figures):
     test_accuracy: float
     #: search value minus test accuracy
     too_high: float
-    #: validation accuracy of the chosen config in the search minus its mean over new seeds; None if it has no value in the search
+    #: validation accuracy of the chosen config in the search minus its mean over new seeds; None if the search has none, or has folds
     luck: float | None
 
     @property
@@ -159,6 +159,8 @@ class VerdictSubject:
     classes: tuple[str, ...]
     #: best trial of the search and its validation accuracy
     best: tuple[int, float]
+    #: folds of the search; if there are several, its values are means over them
+    num_folds: int = 1
     #: hyperparameters of trial 0 of the search; None if unknown
     rule: Hyperparameters | None
     #: what the network of a config may be
@@ -255,7 +257,7 @@ def _verdict(
         classes=classes,
         confusion=counts,
         calibration=calibration(chosen.test, temperature),
-        optimism=optimism(subject.best, candidates.configs[0], chosen.test.accuracy),
+        optimism=optimism(subject, candidates.configs[0], chosen.test.accuracy),
         networks=(
             judged_config(chosen, is_measured=validation is not None),
             *(judged_config(other) for other in others.values()),
@@ -327,10 +329,11 @@ def compare(chosen: TestedNetwork, other: TestedNetwork, *, against: str) -> Com
     )
 
 
-def optimism(best: tuple[int, float], config: RetrainedConfig, test_accuracy: float) -> Optimism:
+def optimism(subject: VerdictSubject, config: RetrainedConfig, test_accuracy: float) -> Optimism:
     """Compare the value of the search's best trial with the test accuracy of the chosen network."""
-    trial, value = best
-    luck = None if config.search_value is None else config.search_value - config.mean
+    trial, value = subject.best
+    # a mean over folds and an accuracy on the validation split differ in more than the seeds
+    luck = None if config.search_value is None or subject.num_folds > 1 else config.search_value - config.mean
     return Optimism(trial=trial, search_value=value, test_accuracy=test_accuracy, too_high=value - test_accuracy, luck=luck)
 
 
