@@ -102,6 +102,36 @@ def test_a_trial_whose_worker_was_killed_after_the_last_call_is_not_called_again
     assert again == finished
 
 
+def test_another_machine_repeats_no_call_that_has_returned_on_the_first_one(tmp_path: Path) -> None:
+    study, places = _study(tmp_path), [tmp_path / name for name in ("first", "second")]
+    for place in places:
+        place.mkdir()
+    first, second = _SuspendingWorker(5), AnsweringWorker()
+    assert _trained(study, places[0], first).ending is Ending.SUSPENDED
+    assert [message for message in first.told if isinstance(message, messages.CheckpointWritten)]
+    resumed = _trained(study, places[1], second, fetched=places[0] / "checkpoint")
+    assert _calls(tmp_path) == ["7 2.0", "7926 2.0", "15845 2.0"]
+    (told,) = (message for message in second.told if isinstance(message, messages.Resumed))
+    assert [epoch.step for epoch in told.curve] == [0, 1, 2]  # and not those of the call that was interrupted
+    assert (resumed.value, resumed.attributes["executions"]) == (2 * 7926, [14, 15852, 31690])
+    # the first machine, which has one call, takes up the three of the second one
+    again = _trained(study, places[0], fetched=places[1] / "checkpoint")
+    assert (again.value, again.attributes) == (resumed.value, resumed.attributes)
+    assert len(_calls(tmp_path)) == 3
+
+
+def test_calls_of_other_code_or_a_damaged_file_of_another_machine_do_not_count(tmp_path: Path) -> None:
+    _trained(_study(tmp_path), tmp_path, _SuspendingWorker(5))
+    other, damaged = tmp_path / "other", tmp_path / "damaged"
+    other.write_bytes((tmp_path / "checkpoint").read_bytes().replace(b'"code": "', b'"code": "0'))
+    damaged.write_bytes(b"\x00\xffnothing")
+    for number, fetched in enumerate((other, damaged, tmp_path / "missing")):
+        place = tmp_path / f"place-{number}"
+        place.mkdir()
+        assert _trained(_study(tmp_path), place, fetched=fetched).attributes["executions"] == [14, 15852, 31690]
+    assert len(_calls(tmp_path)) == 1 + 3 * 3
+
+
 def test_other_code_repeats_all_calls(tmp_path: Path) -> None:
     _trained(_study(tmp_path), tmp_path, _SuspendingWorker(5))
     finished = _trained(_study(tmp_path, OF_SEEDS.replace("x * trial.seed", "x + trial.seed")), tmp_path, AnsweringWorker())
@@ -180,9 +210,10 @@ def _study(folder: Path, code: str = OF_SEEDS, *, executions: int = 3) -> Any:
     return objective_study(folder, code, training={"executions": executions})
 
 
-def _trained(study: AnyStudySpec, folder: Path, worker: AnsweringWorker | None = None) -> messages.Finished:
+def _trained(study: AnyStudySpec, folder: Path, worker: AnsweringWorker | None = None, *, fetched: Path | None = None) -> messages.Finished:
     ready = objective.prepare(study, cache=Path(os.devnull), share=machine.TrainerShare(threads=1))  # type: ignore[arg-type]
-    return ready.train(train(folder), worker or AnsweringWorker())
+    order = train(folder).model_copy(update={"fetched": None if fetched is None else str(fetched)})
+    return ready.train(order, worker or AnsweringWorker())
 
 
 def _epochs(worker: AnsweringWorker) -> list[messages.Epoch]:

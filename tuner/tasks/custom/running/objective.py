@@ -3,13 +3,14 @@
 import contextlib
 import json
 import math
+import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -21,7 +22,7 @@ from tuner.protocol.messages import Ending, Stage, WorkerPort
 from tuner.spec.hyperparameters import Plain
 from tuner.tasks.custom.running.values import AskedValues, Interrupted, is_storable_name
 from tuner.tasks.custom.spec.custom_study import ObjectiveStudySpec
-from tuner.trust import user_code
+from tuner.trust import age, at_rest, user_code
 
 #: a JSON text of a longer attribute is refused: databases limit its length
 _ATTRIBUTE_LENGTH = 60_000
@@ -266,7 +267,7 @@ class ObjectiveTrial:
         return self
 
     def end(self, value: float) -> None:
-        """Note the value of a call, so that no later attempt at the trial on this machine repeats it."""
+        """Note the value of a call, so that no later attempt at the trial repeats it."""
         call = EndedCall(
             value=value,
             first_step=max(self._reported) + 1 - min(self._reported) if self._reported else 0,
@@ -277,18 +278,24 @@ class ObjectiveTrial:
         self.ended.append(call)
         if self._num_calls > 1:
             self._note(call.model_dump_json().encode())
+            self._share()
 
     def resume(self) -> None:
-        """Take over the calls of an earlier attempt on this machine, and report its values: a killed worker may not have stored them."""
-        try:
-            head, *lines = self._reports.read_bytes().splitlines()
-            known = json.loads(head)
-        except (FileNotFoundError, ValueError):
+        """Take over the calls of an earlier attempt, and report its values: a killed worker may not have stored them.
+
+        If this machine and another one know some calls, the machine with more of them counts.
+        """
+        noted = self._noted(self._reports)
+        if noted is None:
+            self._reports.unlink(missing_ok=True)  # of another study of this name, or of other code
+        fetched = None if self._order.fetched is None else self._noted(Path(self._order.fetched))
+        if fetched is not None and _num_ended(fetched) > _num_ended(noted or []):
+            noted = fetched
+            self._reports.unlink(missing_ok=True)
+            for one in fetched:
+                self._note(messages.encode(one) if isinstance(one, messages.Epoch) else one.model_dump_json().encode())
+        if not noted:
             return
-        if not isinstance(known, dict) or known.get("code") != self._code or not _agree(known.get("values"), self._order.chosen):
-            self._reports.unlink()  # of another study of this name, or of other code
-            return
-        noted = [found for line in lines if (found := _read(line)) is not None]
         curve: list[messages.Epoch] = []
         for found in noted:
             if isinstance(found, messages.Epoch):
@@ -301,6 +308,35 @@ class ObjectiveTrial:
             self.last_value = curve[-1].measured if curve else None
         if curve:
             self._worker.send(messages.Resumed(trial=self.number, curve=tuple(curve)))
+
+    def _noted(self, path: Path) -> "list[messages.Epoch | EndedCall] | None":
+        """Return the reported values and the ended calls of a file; None if there are none of this trial and this code."""
+        try:
+            with at_rest.opened(path) as file:
+                head, *lines = file.read().splitlines()
+            known = json.loads(head)
+        except (FileNotFoundError, ValueError, age.Damaged):
+            return None
+        if not isinstance(known, dict) or known.get("code") != self._code or not _agree(known.get("values"), self._order.chosen):
+            return None
+        return [found for line in lines if (found := _read(line)) is not None]
+
+    def _share(self) -> None:
+        """Write the ended calls to the checkpoint, which a bucket gives to other machines; on a full disk, do without."""
+        target = Path(self._order.checkpoint)
+        part = target.with_name(f"{target.name}.{os.getpid()}.part")
+
+        def save(file: BinaryIO) -> None:
+            file.write(self._reports.read_bytes())
+
+        try:
+            with part.open("wb") as file:
+                at_rest.write(file, save)
+            part.replace(target)
+        except OSError:
+            part.unlink(missing_ok=True)
+        else:
+            self._worker.send(messages.CheckpointWritten(trial=self.number))
 
     @property
     def _reports(self) -> Path:
@@ -372,6 +408,10 @@ class ObjectiveTrial:
 def _agree(some: Any, others: Mapping[str, Plain]) -> bool:
     """Return whether two attempts at a trial have the same values, as far as both have them."""
     return isinstance(some, dict) and all(others.get(name, value) == value for name, value in some.items())
+
+
+def _num_ended(noted: "Sequence[messages.Epoch | EndedCall]") -> int:
+    return sum(not isinstance(one, messages.Epoch) for one in noted)
 
 
 def _read(line: bytes) -> messages.Epoch | EndedCall | None:
