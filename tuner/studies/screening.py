@@ -250,11 +250,11 @@ def _prepared(connection: Connection, study: Study) -> messages.Prepared | None:
 
 def _rows(connection: Connection, study: Study) -> list[tuple[int, TrialModel, float | None]]:
     """Return number, model and value of the probe of trial 0 and of each trial of the screening; None: it has not been probed."""
-    origin, accuracy, known, requested = TRIAL_USER.alias(), TRIAL_USER.alias(), TRIAL_SYSTEM.alias(), TRIAL_SYSTEM.alias()
+    origin, probed, known, requested = TRIAL_USER.alias(), TRIAL_USER.alias(), TRIAL_SYSTEM.alias(), TRIAL_SYSTEM.alias()
     query = (
-        select(TRIALS.c.number, TRIALS.c.state, accuracy.c.value_json, VALUES.c.value, known.c.value_json, requested.c.value_json)
+        select(TRIALS.c.number, TRIALS.c.state, probed.c.value_json, VALUES.c.value, known.c.value_json, requested.c.value_json)
         .outerjoin(origin, and_(origin.c.trial_id == TRIALS.c.trial_id, origin.c.key == ORIGIN))
-        .outerjoin(accuracy, and_(accuracy.c.trial_id == TRIALS.c.trial_id, accuracy.c.key == PROBE_VALUE))
+        .outerjoin(probed, and_(probed.c.trial_id == TRIALS.c.trial_id, probed.c.key == PROBE_VALUE))
         .outerjoin(VALUES, (VALUES.c.trial_id == TRIALS.c.trial_id) & queries.IS_FINITE)
         .outerjoin(known, and_(known.c.trial_id == TRIALS.c.trial_id, known.c.key == HYPERPARAMETERS))
         .outerjoin(requested, and_(requested.c.trial_id == TRIALS.c.trial_id, requested.c.key == REQUESTED))

@@ -342,6 +342,7 @@ def test_a_study_of_images_can_have_another_metric(client: TestClient, storage: 
     storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, study.id, prepared))
     for value in (0.5, 0.25):
         claimed = by_hand.must_claim(study)
+        trials.promotion(study, claimed, messages.Probed(trial=claimed.number, value=0.75))
         measured = [epoch.model_copy(update={"value": value}) for epoch in by_hand.epochs(claimed, [0.5, 0.75, 0.75])]
         trials.report(study, claimed, measured)
         by_hand.finish(study, claimed, value)
@@ -350,6 +351,8 @@ def test_a_study_of_images_can_have_another_metric(client: TestClient, storage: 
     of_trial = client.get(f"/tuner/studies/{study.id}/trials/0").text
     assert re.findall(r"<figcaption>(.*?)</figcaption>", of_trial) == ["Log loss", "Accuracy", "Loss"]
     assert "validation log loss 0.5000 best 0.2500, lower is better" in shown(of_trial)
+    assert re.search(r"probe_log_loss 0\.75", shown(of_trial))
+    assert "probe_accuracy" not in of_trial
     told = shown(page.html(content.read(study)))
     assert "0.2500 is the lowest validation log loss of 2 completed trials, measured on 200 validation images" in told
     assert "expect a higher one on new images" in told

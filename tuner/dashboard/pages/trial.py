@@ -24,6 +24,7 @@ from tuner.storage.attributes import (
     METRICS,
     PREPARED,
     PROBE_SECONDS,
+    PROBE_VALUE,
     REASON,
     RESERVED,
     STAGE,
@@ -91,6 +92,9 @@ def _attributes(trial: Trial, listed: Listed) -> Mapping[str, Any]:
     found = {name: value for name, value in trial.attributes.items() if name not in _UNLISTED}
     # a list is no list of widths here
     own = {name: wording.show(value, longest=_LONGEST) if isinstance(value, list) else value for name, value in found.items()}
+    if listed.spec is not None and listed.is_about_images and PROBE_VALUE in found:
+        # the storage has the name of earlier versions, which had no other metric than the accuracy
+        found = {f"probe_{listed.spec.objective.metric}" if name == PROBE_VALUE else name: value for name, value in found.items()}
     if listed.spec is None or listed.is_about_images:
         return found | {name: own[name] for name in (BEST_EPOCHS, EXECUTIONS, FOLDS) if name in own}
     ours = {name: value for name, value in found.items() if name in RESERVED}
