@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,16 @@ def train(study: Study, folder: Path, value: float) -> dict[str, Any]:
     return dict(chosen.values)
 
 
+def rehearse(monkeypatch: pytest.MonkeyPatch, train_all: Callable[..., list[trainings.RetrainedConfig]], *, test_value: float) -> None:
+    """Let a function train all configurations in place of workers; every trial gets the same value on the test split."""
+
+    def measure(again: Study, best: Best, *_: object) -> None:
+        trials.keep_test(again, messages.Evaluated(trial=best.trial, num_images=200, value=test_value))
+
+    monkeypatch.setattr(commands_retrain, "_train_all", train_all)
+    monkeypatch.setattr(ensemble, "measure_trial", measure)
+
+
 def test_a_model_of_the_users_is_retrained_and_its_best_training_becomes_a_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -237,11 +248,7 @@ def test_a_model_of_the_users_is_retrained_and_its_best_training_becomes_a_versi
             trained.append(train(again, tmp_path, value))
         return trainings.read(again)
 
-    def measure(again: Study, best: Best, *_: object) -> None:
-        trials.keep_test(again, messages.Evaluated(trial=best.trial, num_images=200, value=2.75))
-
-    monkeypatch.setattr(commands_retrain, "_train_all", train_all)
-    monkeypatch.setattr(ensemble, "measure_trial", measure)
+    rehearse(monkeypatch, train_all, test_value=2.75)
     asked = ("prices", "--top", "2", "--seeds", "2", "--allow-code", "my.py")
     assert retrain(tmp_path, *asked) == 0
     said = capsys.readouterr()
@@ -267,11 +274,7 @@ def test_a_small_value_keeps_its_digits(tmp_path: Path, monkeypatch: pytest.Monk
         assert [run.value for run in config.by_value] == [1e-7, 3e-7]  # less is better
         return [config]
 
-    def measure(again: Study, best: Best, *_: object) -> None:
-        trials.keep_test(again, messages.Evaluated(trial=best.trial, num_images=200, value=2.5e-7))
-
-    monkeypatch.setattr(commands_retrain, "_train_all", train_all)
-    monkeypatch.setattr(ensemble, "measure_trial", measure)
+    rehearse(monkeypatch, train_all, test_value=2.5e-7)
     assert retrain(tmp_path, "prices", "--top", "1", "--seeds", "2", "--allow-code", "my.py") == 0
     said = capsys.readouterr()
     assert "val_mae 2e-7 ± 1.414e-7 over 2 seeds" in said.err
@@ -334,11 +337,7 @@ def test_the_final_model_of_folds_is_trained_on_all_of_them(
             train_folds(again, tmp_path, value, [9, 12] if value > 2.3 else [20, 22])
         return trainings.read(again)
 
-    def measure(again: Study, best: Best, *_: object) -> None:
-        trials.keep_test(again, messages.Evaluated(trial=best.trial, num_images=200, value=2.75))
-
-    monkeypatch.setattr(commands_retrain, "_train_all", train_all)
-    monkeypatch.setattr(ensemble, "measure_trial", measure)
+    rehearse(monkeypatch, train_all, test_value=2.75)
     asked = ("prices", "--top", "2", "--seeds", "2", "--allow-code", "my.py")
     assert retrain(tmp_path, *asked) == 0
     said = capsys.readouterr()
