@@ -30,40 +30,12 @@ _HALF = (-65504.0, 65504.0)
 class _Best:
     """The best epoch so far."""
 
-    step: int
-    scores: losses.Scores
+    #: its step and its scores, as a checkpoint holds them
+    found: BestEpoch
     #: weights of the head; after an epoch of fine-tuning, also those of the open blocks
     weights: tuple[NDArray[np.float32], ...]
     #: logits of the validation images (n, classes); None after a probe, or if the epoch was trained before the trial resumed
     logits: NDArray[np.float32] | None = None
-
-    @property
-    def found(self) -> BestEpoch:
-        """The epoch as a checkpoint holds it."""
-        scores = self.scores
-        return BestEpoch(
-            step=self.step,
-            value=scores.value,
-            loss=scores.loss,
-            confusion=scores.confusion,
-            by_class=scores.by_class,
-            mistakes=scores.mistakes,
-            metrics=dict(scores.metrics),
-        )
-
-    @classmethod
-    def of(cls, found: BestEpoch, weights: tuple[NDArray[np.float32], ...]) -> "_Best":
-        """Return the epoch that a checkpoint holds."""
-        scores = losses.Scores(
-            accuracy=found.metrics.get("accuracy", found.value),
-            loss=found.loss,
-            value=found.value,
-            confusion=found.confusion,
-            by_class=found.by_class,
-            mistakes=found.mistakes,
-            metrics=found.metrics,
-        )
-        return cls(step=found.step, scores=scores, weights=weights)
 
 
 class _Interrupted(Exception):
@@ -150,12 +122,12 @@ class TrialTraining:
         assert best is not None
         first_step = len(self._ended) * self._context.epochs
         ended = EndedTraining(
-            value=best.scores.value,
-            best_step=best.step,
-            best_epoch=max(1, best.step - first_step),
+            value=best.found.value,
+            best_step=best.found.step,
+            best_epoch=max(1, best.found.step - first_step),
             seconds=sum(self._seconds.values()) - before,
-            metrics=dict(best.scores.metrics),
-            confusion=best.scores.confusion if self._has_folds else (),
+            metrics=best.found.metrics,
+            confusion=best.found.confusion if self._has_folds else (),
         )
         self._kept = replace(best, weights=(), logits=None) if self._has_folds else self._leader
         self._ended.append(ended)
@@ -171,7 +143,7 @@ class TrialTraining:
         best, kept, merit = self._best, self._kept, self._context.study.objective.merit
         if best is None or kept is None:
             return best or kept
-        return best if merit(best.scores.value) > merit(kept.scores.value) else kept
+        return best if merit(best.found.value) > merit(kept.found.value) else kept
 
     @property
     def _seed(self) -> int:
@@ -187,7 +159,7 @@ class TrialTraining:
 
     def _await_decision(self) -> None:
         assert self._best is not None
-        self._worker.send(messages.Probed(trial=self._order.trial, value=self._best.scores.value))
+        self._worker.send(messages.Probed(trial=self._order.trial, value=self._best.found.value))
         decision = self._worker.decision()
         if not isinstance(decision, messages.Proceed):
             self._interrupt(decision)
@@ -240,8 +212,17 @@ class TrialTraining:
         found = measured.validation
         # if validation images are trained on, a higher score means nothing, and the last epoch counts as the best
         is_blind = self._context.study.training.images != "train"
-        if self._best is None or is_blind or self._rank(found) > self._rank(self._best.scores):
-            self._best = _Best(step=step if is_reported else 0, scores=found, weights=tuple(weights()), logits=measured.logits)
+        if self._best is None or is_blind or self._rank(found) > self._rank(self._best.found):
+            kept = BestEpoch(
+                step=step if is_reported else 0,
+                value=found.value,
+                loss=found.loss,
+                confusion=found.confusion,
+                by_class=found.by_class,
+                mistakes=found.mistakes,
+                metrics=dict(found.metrics),
+            )
+            self._best = _Best(found=kept, weights=tuple(weights()), logits=measured.logits)
         has_accuracy = self._context.target.kind is not TargetKind.NUMBER
         epoch = messages.Epoch(
             trial=self._order.trial,
@@ -270,9 +251,9 @@ class TrialTraining:
         """Return the value of an epoch; in a study with folds, the mean over the folds so far, each with its best epoch so far."""
         if not self._has_folds or self._best is None:
             return found.value
-        return statistics.fmean([*(one.value for one in self._ended), self._best.scores.value])
+        return statistics.fmean([*(one.value for one in self._ended), self._best.found.value])
 
-    def _rank(self, found: losses.Scores) -> tuple[float, float]:
+    def _rank(self, found: losses.Scores | BestEpoch) -> tuple[float, float]:
         """Return a pair that is greater the better the scores of an epoch are: its value decides, then its loss."""
         return self._context.study.objective.merit(found.value), -found.loss
 
@@ -303,7 +284,7 @@ class TrialTraining:
             epochs=epochs,
             curve=tuple(self._curve),
             part=part,
-            best_step=best.step,
+            best_step=best.found.step,
             **best.found.model_dump(exclude={"step"}),
             ended=tuple(self._ended),
             kept=None if kept is None else kept.found,
@@ -317,33 +298,33 @@ class TrialTraining:
     def _resume(self, suspended: SuspendedTrial) -> None:
         progress = suspended.progress
         found = BestEpoch(step=progress.best_step, **progress.model_dump(include=BestEpoch.model_fields.keys() - {"step"}))
-        self._best = _Best.of(found, suspended.best) if suspended.state else None
+        self._best = _Best(found=found, weights=suspended.best) if suspended.state else None
         self._ended = list(progress.ended)
-        self._kept = None if progress.kept is None else _Best.of(progress.kept, suspended.kept)
+        self._kept = None if progress.kept is None else _Best(found=progress.kept, weights=suspended.kept)
         self._seconds = {Stage.PROBE: progress.probe_seconds, Stage.FINE_TUNE: progress.fine_tune_seconds}
         self._curve = list(progress.curve)
         self._worker.send(messages.Resumed(trial=self._order.trial, curve=progress.curve))
 
     def _finished(self, ending: Ending, reason: str) -> messages.Finished:
         best, weights, values = self._leader, None, [one.value for one in self._ended]
-        value = statistics.fmean(values) if ending is Ending.COMPLETED else best.scores.value if best else math.nan
+        value = statistics.fmean(values) if ending is Ending.COMPLETED else best.found.value if best else math.nan
         if ending is Ending.COMPLETED and best is not None and not self._has_folds:
             weights = self._files.write_weights(best.weights)
         elif ending is not Ending.SUSPENDED:
             self._files.clear()
         if self._has_folds:
             return self._of_folds(ending, reason)
-        drawn = self._draw(best.scores) if weights and best else {}
+        drawn = self._draw(best.found) if weights and best else {}
         return messages.Finished(
             trial=self._order.trial,
             ending=ending,
             reason=reason,
             value=value if math.isfinite(value) else None,
-            best_step=best.step or None if best else None,
-            confusion=best.scores.confusion if best else (),
-            by_class=best.scores.by_class if best else (),
-            mistakes=best.scores.mistakes if best else (),
-            metrics=dict(best.scores.metrics) if best else {},
+            best_step=best.found.step or None if best else None,
+            confusion=best.found.confusion if best else (),
+            by_class=best.found.by_class if best else (),
+            mistakes=best.found.mistakes if best else (),
+            metrics=best.found.metrics if best else {},
             attributes=messages.spread(values) if ending is Ending.COMPLETED else {},
             pictures=drawn,
             weights=weights,
@@ -387,7 +368,7 @@ class TrialTraining:
             known = {name: np.clip(logits, *_HALF).astype(np.float16) for name, logits in known.items()}
         return self._files.write_logits({**known, "validation_labels": context.target.decode(split.labels)})
 
-    def _draw(self, found: losses.Scores) -> dict[messages.PictureKind, str]:
+    def _draw(self, found: BestEpoch) -> dict[messages.PictureKind, str]:
         """Draw the mistakes of the best epoch; on a full disk, log a warning and go without."""
         data = self._context.data
         try:
