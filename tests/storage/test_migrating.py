@@ -12,6 +12,8 @@ from sqlalchemy import Column, Connection, create_engine, inspect, text
 
 from tests.studies import by_hand
 from tuner.errors import StorageError
+from tuner.queue import entries
+from tuner.queue.entries import QueueState, Submission
 from tuner.storage import engine as storages
 from tuner.storage import migrating, tables
 from tuner.storage.engine import Storage
@@ -157,6 +159,38 @@ def test_a_study_of_an_older_tuner_resumes(storage: Storage) -> None:
     by_hand.finish(study, by_hand.must_claim(study), 0.75)
     assert status.snapshot(study).num_completed == 2
     again.close()
+
+
+def upgrade_to(url: str, step: str, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    """Open a storage as the tuner did whose last step this was."""
+    from alembic import command
+
+    upgrade = command.upgrade
+    with monkeypatch.context() as patched:
+        patched.setattr(migrating, "HEAD", step)
+        patched.setattr(command, "upgrade", lambda config, _: upgrade(config, step))
+        return storages.open(url)
+
+
+def test_a_worker_that_runs_continues_while_another_one_brings_the_storage_to_the_next_step(
+    storage_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = upgrade_to(storage_url, "4", monkeypatch)
+    assert not {"tuner_queue", "tuner_pool"} & {*inspect(before.engine).get_table_names()}
+    monkeypatch.setattr(tables, "QUEUE", tables.LEASES)  # the earlier tuner knows no queue
+    study = studies.join(by_hand.spec(), before)
+    monkeypatch.undo()
+    first = by_hand.must_claim(study)
+    after = storages.open(storage_url)
+    assert after.read(migrating.version) == "5"
+    by_hand.finish(study, first, 0.5)
+    by_hand.finish(study, by_hand.must_claim(study), 0.75)
+    entries.submit(after, study.spec, Submission(owner="ann"))
+    by_hand.finish(study, by_hand.must_claim(study), 0.25)
+    assert status.snapshot(study).num_completed == 3
+    assert entries.entry(after, study.name).state is QueueState.QUEUED
+    before.close()
+    after.close()
 
 
 def test_a_database_of_a_newer_tuner_is_refused_and_does_not_change(tmp_path: Path) -> None:

@@ -27,7 +27,11 @@ def test_every_dialect_specific_statement_compiles_for_each_database(database: A
     assert "ON DUPLICATE KEY UPDATE" in written[1] or "DO UPDATE SET value_json" in written[1]
 
 
-@pytest.mark.parametrize("table", [tables.LEASES, tables.EPOCHS, tables.AUDIT, tables.WORKERS], ids=lambda table: str(table.name))
+@pytest.mark.parametrize(
+    "table",
+    [tables.LEASES, tables.EPOCHS, tables.AUDIT, tables.WORKERS, tables.QUEUE, tables.POOL],
+    ids=lambda table: str(table.name),
+)
 @pytest.mark.parametrize("database", [sqlite, postgresql, mysql], ids=lambda database: str(database.__name__))
 def test_every_table_of_tuner_compiles_for_each_database_with_times_in_microseconds(table: Table, database: Any) -> None:
     written = str(CreateTable(table).compile(dialect=database.dialect())).lower()

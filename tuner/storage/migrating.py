@@ -16,7 +16,7 @@ from tuner.storage import tables
 
 VERSION_TABLE = "tuner_alembic"
 #: the last of the steps in migrations/steps
-HEAD = "4"
+HEAD = "5"
 #: the tables of a database after that step
 METADATA: MetaData = tables.VERSIONS.metadata
 _FOLDER = Path(__file__).parent / "migrations"

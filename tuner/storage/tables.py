@@ -16,6 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     ColumnElement,
     Connection,
@@ -153,7 +154,7 @@ def create_study(connection: Connection, name: str, *, user: Mapping[str, Any], 
             study_id=study_id, direction=StudyDirection.MAXIMIZE if maximizes else StudyDirection.MINIMIZE, objective=0
         )
     )
-    for ours in (LEASES, EPOCHS, WORKERS):  # databases reuse the id of a deleted study
+    for ours in (LEASES, EPOCHS, WORKERS, QUEUE):  # databases reuse the id of a deleted study
         connection.execute(delete(ours).where(ours.c.study_id == study_id))
     put(connection, STUDY_USER, study_id, user)
     put(connection, STUDY_SYSTEM, study_id, system)
@@ -321,6 +322,29 @@ def put_intermediate_values(connection: Connection, trial_id: int, values: Mappi
         connection.execute(insert(INTERMEDIATE), rows)
 
 
+def increase(connection: Connection, table: Table, key: Mapping[str, Any], amounts: Mapping[str, float]) -> None:
+    """Add amounts to columns of the row with a key; the row is created if it is missing."""
+    keys, row = list(key), {**key, **amounts}
+    match connection.dialect.name:
+        case "sqlite":
+            lite = sqlite.insert(table)
+            sums = {name: table.c[name] + lite.excluded[name] for name in amounts}
+            connection.execute(lite.on_conflict_do_update(index_elements=keys, set_=sums), row)
+        case "postgresql":
+            post = postgresql.insert(table)
+            sums = {name: table.c[name] + post.excluded[name] for name in amounts}
+            connection.execute(post.on_conflict_do_update(index_elements=keys, set_=sums), row)
+        case _:
+            my = mysql.insert(table)
+            connection.execute(my.on_duplicate_key_update({name: table.c[name] + my.inserted[name] for name in amounts}), row)
+
+
+def add_missing(connection: Connection, table: Table, key: str, **row: Any) -> None:
+    """Add a row unless there is one with the same value of the column `key`."""
+    other = next(name for name in row if name != key)
+    connection.execute(_upsert(connection, table, [key], other, overwrites=False), row)
+
+
 def _owner(table: Table) -> Column[Any]:
     return table.c.trial_id if "trial_id" in table.c else table.c.study_id
 
@@ -411,6 +435,93 @@ READINGS = Table(
     Column("purpose", String(200), nullable=False),
     Column("accuracy", Double, nullable=False),
     Column("num_images", Integer, nullable=False),
+)
+
+#: one row per study that was submitted to the pool
+QUEUE = Table(
+    "tuner_queue",
+    METADATA,
+    Column("study_id", Integer, primary_key=True, autoincrement=False),
+    #: its name when it was submitted; another program may have renamed the study since
+    Column("name", String(200), nullable=False),
+    Column("state", String(16), nullable=False, index=True),
+    #: a higher one comes first
+    Column("priority", Integer, nullable=False),
+    #: among studies of one owner and one priority, a lower one comes first
+    Column("position", Integer, nullable=False),
+    Column("owner", String(200), nullable=False),
+    Column("num_wanted", Integer, nullable=False),
+    #: JSON list of the labels that a worker must have
+    Column("needs", Text, nullable=False),
+    #: JSON list of the studies that must be done before
+    Column("after", Text, nullable=False),
+    Column("takes_winner", Boolean, nullable=False),
+    Column("preempts", Boolean, nullable=False),
+    #: the caller's idempotency key; NULL: none was given
+    Column("request_key", String(200), unique=True),
+    #: path of the images below a data root; "": unknown, or the study reads no files
+    Column("data_path", String(1000), nullable=False),
+    #: equal for studies with the same images and backbone
+    Column("likeness", String(64), nullable=False),
+    #: seconds since the epoch by the database's clock, as the columns that follow
+    Column("submitted_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("ended_at", Double),
+    #: why it ended or waits
+    Column("message", String(1000), nullable=False),
+)
+#: one row per pool worker that is active or ended recently
+POOL = Table(
+    "tuner_pool",
+    METADATA,
+    Column("worker_key", String(32), primary_key=True),
+    Column("worker", String(200), nullable=False),
+    Column("host", String(200), nullable=False),
+    #: where `pid` is valid, as in a lease
+    Column("namespace", String(200), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("process_started", Double, nullable=False),
+    #: JSON list
+    Column("labels", Text, nullable=False),
+    #: JSON object: GPU memory, packages, data root and allowed code
+    Column("abilities", Text, nullable=False),
+    #: the study that it works on; NULL: it is idle
+    Column("study_id", Integer),
+    #: when it came to this study; seconds since the epoch by the database's clock, as all times here
+    Column("since", Double, nullable=False),
+    #: trials that it has ended since
+    Column("num_trials", Integer, nullable=False),
+    #: until when its time is in `tuner_pool_usage`
+    Column("counted_at", Double, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
+    Column("ended_at", Double),
+    Column("ending", String(200), nullable=False),
+    #: JSON object: why it cannot serve a study, by the name of the study
+    Column("refusals", Text, nullable=False),
+    #: a request to the worker, and who made it
+    Column("wish", String(32), nullable=False),
+    Column("wished_by", String(200), nullable=False),
+)
+#: what the studies of an owner used of the pool, hour by hour; the owner "" stands for idle workers
+USAGE = Table(
+    "tuner_pool_usage",
+    METADATA,
+    Column("owner", String(200), primary_key=True),
+    #: whole hours since the epoch
+    Column("hour", Integer, primary_key=True, autoincrement=False),
+    #: time of all workers together
+    Column("seconds", Double, nullable=False),
+    #: ended trials
+    Column("trials", Integer, nullable=False),
+)
+#: the settings of the pool; every decision of the pool locks the one row
+POOL_SETTINGS = Table(
+    "tuner_pool_settings",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    #: JSON object
+    Column("settings", Text, nullable=False),
 )
 
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from optuna.trial import TrialState
 from pydantic import ValidationError
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 
 from tuner.errors import StudyError
 from tuner.spec.study import Budget
 from tuner.storage import epochs as epoch_rows
 from tuner.storage import tables
 from tuner.storage.attributes import GIVEN_BUDGET, HALTED, NUM_EPOCHS, REASON, RESUMED_AT, STOPPED, STOPPED_BY
-from tuner.storage.tables import STUDY_USER, WORKERS
+from tuner.storage.tables import QUEUE, STUDY_USER, WORKERS
 from tuner.studies import endings, leases, workers
 from tuner.studies import progress as studies_progress
 from tuner.studies import study as studies
@@ -39,7 +39,7 @@ def stop(study: Study, *, by: str) -> None:
             raise StudyError(f"the study {study.name} has stopped itself already: {reasons[STOPPED]}")
         if reasons.get(HALTED):
             raise StudyError(f"the study {study.name} was stopped already, by {reasons[HALTED]['by']}")
-        tables.put(connection, STUDY_USER, study.id, {HALTED: {"by": by[:_NAME_LENGTH], "at": tables.clock(connection)}})
+        _halt(connection, study.id, by)
 
     study.storage.write(write)
 
@@ -56,14 +56,30 @@ def suspend(study: Study, *, by: str) -> int:
     def write(connection: Connection) -> int:
         _lock(connection, study)
         known = tables.get(connection, STUDY_USER, study.id, HALTED).get(HALTED)
-        num_asked = workers.ask(connection, WorkerRequest.SUSPEND, WORKERS.c.study_id == study.id, by=by[:_NAME_LENGTH])
+        num_asked = _ask_to_suspend(connection, study.id, by)
         if known and not num_asked:
             raise StudyError(f"the study {study.name} was stopped already, by {known['by']}")
         if not known:
-            tables.put(connection, STUDY_USER, study.id, {HALTED: {"by": by[:_NAME_LENGTH], "at": tables.clock(connection)}})
+            _halt(connection, study.id, by)
         return num_asked
 
     return study.storage.write(write)
+
+
+def halt(connection: Connection, study_id: int, *, by: str, now: bool) -> None:
+    """Stop a study in a transaction of the caller, however it stands; `now` also suspends its running trials."""
+    if not tables.get(connection, STUDY_USER, study_id, HALTED):
+        _halt(connection, study_id, by)
+    if now:
+        _ask_to_suspend(connection, study_id, by)
+
+
+def _halt(connection: Connection, study_id: int, by: str) -> None:
+    tables.put(connection, STUDY_USER, study_id, {HALTED: {"by": by[:_NAME_LENGTH], "at": tables.clock(connection)}})
+
+
+def _ask_to_suspend(connection: Connection, study_id: int, by: str) -> int:
+    return workers.ask(connection, WorkerRequest.SUSPEND, WORKERS.c.study_id == study_id, by=by[:_NAME_LENGTH])
 
 
 def resume(study: Study) -> None:
@@ -78,12 +94,19 @@ def resume(study: Study) -> None:
         reasons = tables.get(connection, STUDY_USER, study.id, STOPPED, HALTED)
         if not reasons:
             raise StudyError(f"the study {study.name} was not stopped, so it cannot be resumed")
-        for reason in reasons:
-            tables.remove(connection, STUDY_USER, study.id, reason)
-        tables.put(connection, STUDY_USER, study.id, {RESUMED_AT: tables.clock(connection)})
-        workers.withdraw_suspensions(connection, study.id)
+        lift(connection, study.id)
+        queued = update(QUEUE).where(QUEUE.c.study_id == study.id, QUEUE.c.ended_at.is_not(None) | (QUEUE.c.state == "paused"))
+        connection.execute(queued.values(state="queued", ended_at=None, message=""))
 
     study.storage.write(write)
+
+
+def lift(connection: Connection, study_id: int) -> None:
+    """Let workers train a study again, in a transaction of the caller, whatever had stopped it."""
+    if tables.get(connection, STUDY_USER, study_id, STOPPED, HALTED):
+        tables.remove(connection, STUDY_USER, study_id, STOPPED, HALTED)
+        tables.put(connection, STUDY_USER, study_id, {RESUMED_AT: tables.clock(connection)})
+        workers.withdraw_suspensions(connection, study_id)
 
 
 def set_budget(study: Study, **changes: Any) -> Budget:

@@ -171,11 +171,22 @@ class Lease:
         """
         if self.ended_at is not None:
             return True
-        is_near = self.namespace == worker.namespace
-        if is_near and not _is_alive(self.pid, self.process_started):
-            return True
-        limit_seconds = timing().patience_seconds if is_near else timing().lease_seconds
-        return self.seen_at + limit_seconds < now and steady_seconds >= timing().grace_seconds
+        owner = WorkerId(
+            key=self.worker_key, name=self.worker, namespace=self.namespace, pid=self.pid, process_started=self.process_started
+        )
+        return is_lost(owner, worker, silent_seconds=now - self.seen_at, steady_seconds=steady_seconds)
+
+
+def is_lost(worker: WorkerId, seer: WorkerId, *, silent_seconds: float, steady_seconds: float) -> bool:
+    """Return whether a worker is lost as another one sees it: its process on this host has ended, or it was silent for too long.
+
+    `steady_seconds` is how long the seer has reached the storage without an interruption.
+    """
+    is_near = worker.namespace == seer.namespace
+    if is_near and not _is_alive(worker.pid, worker.process_started):
+        return True
+    limit_seconds = timing().patience_seconds if is_near else timing().lease_seconds
+    return silent_seconds > limit_seconds and steady_seconds >= timing().grace_seconds
 
 
 def grant(connection: Connection, study_id: int, worker: WorkerId, *, trial_number: int, trial_id: int, attempt: int) -> None:

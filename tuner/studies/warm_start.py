@@ -106,10 +106,11 @@ def begin(study: Study, found: Sequence[Earlier], *, by: str) -> list[Taken]:
         raise StudyError(
             f"the study {study.name}: its sampler {study.spec.sampler.name} tries all combinations in order; no trial can be enqueued"
         )
-    return study.storage.write(lambda connection: _begin(connection, study, found, by))
+    return study.storage.write(lambda connection: enqueue_in(connection, study, found, by=by))
 
 
-def _begin(connection: Connection, study: Study, found: Sequence[Earlier], by: str) -> list[Taken]:
+def enqueue_in(connection: Connection, study: Study, found: Sequence[Earlier], *, by: str) -> list[Taken]:
+    """Enqueue the same in a transaction of the caller; a repeated call adds nothing."""
     tables.lock_study(connection, study.id, study.name)
     current, progress = studies_progress.read(connection, study)
     ended = budget.decide_to_end(current.spec.budget, progress)
