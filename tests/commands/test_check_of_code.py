@@ -10,8 +10,8 @@ import h5py
 import pytest
 
 from tuner.cli import main
-from tuner.commands import check as commands_check
 from tuner.errors import DataError
+from tuner.queue import admission
 from tuner.spec.study import StudySpec
 
 
@@ -86,7 +86,7 @@ def test_a_function_that_only_this_process_has_is_refused_with_the_cure(
 ) -> None:
     monkeypatch.setitem(sys.modules, "made_here", types.ModuleType("made_here"))
     with pytest.raises(DataError, match="a trainer is a process of its own") as caught:
-        commands_check.require_usable(spec(**sections), folder)
+        admission.require_usable(spec(**sections), folder)
     assert "Move load to a file, for example my_code.py beside it, and write my_code:load." in str(caught.value)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from tests import databases
 from tests.studies import by_hand
 from tuner.cli import main
-from tuner.commands import check
+from tuner.queue import admission
 from tuner.report import content, page
 from tuner.spec import file as study_file
 from tuner.spec.study import images_of
@@ -53,7 +53,7 @@ def pets(url: str, photos: Path, tmp_path: Path) -> Study:
     """Give a study with three completed trials on these images."""
     spec = images_of(study_file.parse(STUDY | {"data": {"source": "folder", "path": str(photos)}}, "pets.yaml"))
     study = studies.join(spec, storages.open(url))
-    opened = check.require_usable(spec, tmp_path / "cache")
+    opened = admission.require_usable(spec, tmp_path / "cache")
     assert opened is not None
     data, parts = opened
     found = by_hand.PREPARED.model_copy(update={"fingerprint": dataset.fingerprint(data), "splits": parts.digest})

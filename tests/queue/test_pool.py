@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy
 
 from tests.studies import by_hand
+from tests.waiting import pass_seconds
 from tuner.errors import StudyError
 from tuner.queue import entries, limits, pool
 from tuner.queue.entries import Entry, QueueState, Submission
@@ -183,9 +184,9 @@ def test_a_lost_worker_frees_its_place(storage: Storage, submit: Submit, hire: H
 def test_time_and_trials_are_counted_for_the_owner_once(storage: Storage, submit: Submit, hire: Hire) -> None:
     submit("flowers", trials=9)
     worker = hire("w1")
-    decided(storage, worker)
     began = time.monotonic()
-    time.sleep(0.2)
+    decided(storage, worker)
+    pass_seconds(0.2)
     pool.beat(storage, worker, refusals={})
     decided(storage, worker, num_trials=1)
     decided(storage, worker, num_trials=1)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuner import wording
-from tuner.commands import check
 from tuner.errors import RequestError, TrainingError
 from tuner.protocol import messages
+from tuner.queue import admission
 from tuner.spec import file as study_file
 from tuner.spec import objective as objectives
 from tuner.spec.study import AnyStudySpec
@@ -87,7 +87,7 @@ def init(name: str | None, code: NamedCode, to: Path | None, cache: Path) -> int
     if target.exists():
         raise RequestError(f"{target} already exists; choose another file with --to, or remove it")
     spec = study_file.parse(_plain(name, task, code), "tuner init", Path.cwd())
-    check.require_code(spec)
+    admission.require_code(spec)
     with printing.busy(f"{name}: a trainer tries the code …"):
         try:
             tried = evaluation.try_code(spec, cache)

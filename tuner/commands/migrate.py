@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tuner import machine, wording
-from tuner.commands import artifacts, check, show, storage_url
+from tuner.commands import artifacts, show, storage_url
 from tuner.errors import RequestError, StudyError
+from tuner.queue import admission
 from tuner.spec import file as study_file
 from tuner.spec.study import NAME, StudySpec
 from tuner.storage import engine as storages
@@ -106,7 +107,7 @@ def _require_images(found: Migration, cache: Path) -> None:
         StudyError: the images or splits differ.
         DataError: the images cannot be read here.
     """
-    opened = check.require_usable(found.spec, cache)
+    opened = admission.require_usable(found.spec, cache)
     if opened is None:
         return
     data, parts = opened

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tuner import machine, wording
-from tuner.commands import artifacts, check, engines, ensemble, run, show, waiting
+from tuner.commands import artifacts, engines, ensemble, run, show, waiting
 from tuner.commands.origin import LocalSettings
 from tuner.errors import Dismissed, RequestError, TrainingError, TunerError
 from tuner.protocol.messages import Split
+from tuner.queue import admission
 from tuner.results import best as bests
 from tuner.results import export as exports
 from tuner.results.best import Best
@@ -102,7 +103,7 @@ def retrain(
     study = _load_search(name, url, local)
     asked = _require_applicable(study, asked)
     if study.is_of_images:
-        check.require_usable(study.images, folders.cache)
+        admission.require_usable(study.images, folders.cache)
     artifacts.require_bucket(folders.bucket)
     with engines.open_engine(engine, url) as ready:
         again = _begin_or_resume(study, asked)
