@@ -64,6 +64,7 @@ ROLES = {
     "pictures": "pictures of a trial: drawn by the trainer, kept in the artifact store",
     "process": "the entry point of a child process: of a trainer, of a worker",
     "ensemble": "the ensemble of a study: chosen and stored, formed at the end of a run",
+    "service": "the commands of the service: their options, their work",
     "entries": "entries: of the cache, of the queue",
     "objective": "the objective of a study: its metric in a study file, a user function that is called",
 }

@@ -21,7 +21,7 @@ from typer.exceptions import TyperException
 
 import tuner
 from tuner import machine, wording
-from tuner.cli import get_started, operate, results, run, ship
+from tuner.cli import get_started, operate, results, run, service, ship
 from tuner.errors import TunerError
 from tuner.terminal import plain
 
@@ -29,6 +29,7 @@ from tuner.terminal import plain
 GROUPS = {
     "Get started": get_started.app,
     "Run": run.app,
+    "Service": service.app,
     "Results": results.app,
     "Ship": ship.app,
     "Operate": operate.app,

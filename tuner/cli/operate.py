@@ -213,11 +213,12 @@ def doctor(
     artifacts: Artifacts = DEFAULT_ARTIFACTS,
     cache: Cache = None,
     fix: Annotated[bool, Option("--fix", help="Fix the problems that are safe to fix.")] = False,
+    pool: Annotated[bool, Option("--pool", help="Check the workers of the pool and the queue instead.")] = False,
     timeout: Annotated[float, Option(min=1, metavar="SECONDS", help="Time limit of each check.")] = 20,
     as_json: AsJson = False,
 ) -> int:
     """Check the storage, folders, GPUs, memory and packages."""
     from tuner.commands import maintenance
 
-    work = maintenance.examine_and_fix if fix else maintenance.examine
+    work = maintenance.examine_pool if pool else maintenance.examine_and_fix if fix else maintenance.examine
     return maintenance.print_findings(work(storage, artifacts, cache, timeout), as_json=as_json)

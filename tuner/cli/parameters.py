@@ -85,6 +85,15 @@ DataPath = Annotated[
     Path | None,
     Option(envvar="TUNER_DATA", metavar="PATH", help="Path of the study's images on this machine.", show_default="as in the study"),
 ]
+DataRoot = Annotated[
+    Path | None,
+    Option(
+        envvar="TUNER_DATA_ROOT",
+        metavar="FOLDER",
+        help="Folder below which the pool finds the images of all studies on this machine.",
+        show_default="none",
+    ),
+]
 AllowCode = Annotated[
     str | None,
     Option(

@@ -11,6 +11,7 @@ from tuner.cli.parameters import (
     AcceptCode,
     AsJson,
     Cache,
+    DataRoot,
     FolderOptions,
     FromStorage,
     LimitOptions,
@@ -22,6 +23,7 @@ from tuner.cli.parameters import (
     Wait,
     with_groups,
 )
+from tuner.errors import RequestError
 
 app = typer.Typer()
 
@@ -93,8 +95,16 @@ def run(
 @app.command()
 @with_groups
 def worker(
-    study: Annotated[str, Argument(metavar="STUDY|FILE", help="Name of a study in the storage, or a study file.", show_default=False)],
+    study: Annotated[
+        str | None, Argument(metavar="STUDY|FILE", help="Name of a study in the storage, or a study file.", show_default=False)
+    ] = None,
     *,
+    pool: Annotated[bool, Option("--pool", help="Serve whatever study is next in the queue, instead of one study.")] = False,
+    labels: Annotated[str | None, Option(metavar="LABELS", help="Labels of a pool worker, e.g. gpu,large.", show_default="none")] = None,
+    data_root: DataRoot = None,
+    leave_after: Annotated[
+        str | None, Option(metavar="TIME", help="Let a pool worker end after so long without work, e.g. 10m.", show_default="never")
+    ] = None,
     storage: Storage = DEFAULT_STORAGE,
     wait: Wait = None,
     accept_code: AcceptCode = False,
@@ -102,13 +112,19 @@ def worker(
     limits: LimitOptions,
     folders: FolderOptions,
 ) -> int:
-    """Add one worker to a study, from any machine that reaches the storage."""
-    from tuner.commands import options
+    """Add one worker to a study, or to the pool, from any machine that reaches the storage."""
+    from tuner.commands import options, service
     from tuner.commands import worker as commands_worker
 
     kept_in = folders.folders()
     plan = options.plan_workers(1, limits.threads, limits.hang_limit, limits.memory_limit, limits.slots_per_gpu)
     local = origin.local_settings(options.read_wait_seconds(wait), accept_code=accept_code)
+    if pool == (study is not None):
+        raise RequestError("expected either a study or --pool; write for example: tuner worker flowers, or tuner worker --pool")
+    if study is None:
+        asked = service.PoolOptions(labels=labels, data_root=data_root, leave_after=leave_after)
+        return service.serve_pool(storage, asked, local=local, folders=kept_in, workers=plan)
+    service.PoolOptions(labels=labels, data_root=None, leave_after=leave_after).require_none()  # the root may be in the environment
     return commands_worker.worker(study, storage, local=local, folders=kept_in, workers=plan)
 
 

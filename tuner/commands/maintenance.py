@@ -12,7 +12,7 @@ from tuner.cache import arrays as caches
 from tuner.cache import entries
 from tuner.cache.entries import CacheEntry
 from tuner.commands import artifacts, options, storage_url
-from tuner.doctor import checks
+from tuner.doctor import checks, pool_workers
 from tuner.doctor.findings import DoctorContext, Finding, Level
 from tuner.errors import RequestError
 from tuner.tasks.images.data import image_file
@@ -116,6 +116,14 @@ def examine(url: str, artifacts_given: str, cache: Path | None, limit_seconds: f
     folders = Folders(artifacts=folder, bucket=bucket, cache=options.cache_folder(cache))
     context = DoctorContext(url=url, is_storage_there=storage_url.exists(url), folders=folders)
     return checks.run_all(context, limit_seconds)
+
+
+def examine_pool(url: str, artifacts_given: str, cache: Path | None, limit_seconds: float) -> list[Finding]:
+    """Check the workers of the pool and the queue only."""
+    folder, bucket = artifacts.locate(artifacts_given)
+    folders = Folders(artifacts=folder, bucket=bucket, cache=options.cache_folder(cache))
+    context = DoctorContext(url=url, is_storage_there=storage_url.exists(url), folders=folders)
+    return checks.run_all(context, limit_seconds, [("pool", pool_workers.pool_findings)])
 
 
 def examine_and_fix(url: str, artifacts_given: str, cache: Path | None, limit_seconds: float) -> list[Finding]:

@@ -1,12 +1,11 @@
 """Origin of a study: how this machine treats a study that was made elsewhere, its images and its code."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from tuner.errors import RequestError
-from tuner.spec.data import Data, FolderData, ManifestData, NpzData, existing
+from tuner.spec.data import existing, moved
 from tuner.spec.study import AnyStudySpec, StudySpec
 from tuner.trust import user_code
 
@@ -38,7 +37,11 @@ class LocalSettings:
             return spec
         if not isinstance(spec, StudySpec):
             raise RequestError(f"--data is {self.data}, but the study {spec.name} loads its data with code of its own; drop --data.")
-        return spec.model_copy(update={"data": _moved(spec, existing(self.data.expanduser().absolute()))})
+        data = moved(spec.data, existing(self.data.expanduser().absolute()))
+        if data is None:
+            what = f"the study {spec.name} has the source {spec.data.source}, which reads no local files"
+            raise RequestError(f"--data is {self.data}, but {what}; drop --data.")
+        return spec.model_copy(update={"data": data})
 
     def require_allowed(self, spec: AnyStudySpec) -> None:
         """Refuse to import code that a study from the storage names, unless the user of this machine allows it.
@@ -55,28 +58,3 @@ def with_folder_here(spec: SpecT) -> SpecT:
     if folder is None or folder.is_dir():
         return spec
     return spec.model_copy(update={"folder": Path.cwd()})
-
-
-def _moved(spec: StudySpec, to: Path) -> Data:
-    data = spec.data
-    match data:
-        case FolderData():
-            return data.model_copy(update={"path": to})
-        case NpzData():
-            return data.model_copy(update={"path": _file(data.path, to)})
-        case ManifestData():
-            path = _file(data.path, to)
-            return data.model_copy(update={"path": path, "root": _root(data, path)})
-    raise RequestError(f"--data is {to}, but the study {spec.name} has the source {data.source}, which reads no local files; drop --data.")
-
-
-def _file(before: Path, to: Path) -> Path:
-    """Return where a file is now: the given path, or the file of the same name if the path is a folder."""
-    return to / before.name if to.is_dir() else to
-
-
-def _root(data: ManifestData, path: Path) -> Path | None:
-    """Return the root of a manifest's images: it moves together with the table if it is in the table's folder."""
-    if data.root is None or not data.root.is_relative_to(data.path.parent):
-        return data.root
-    return Path(os.path.normpath(path.parent / data.root.relative_to(data.path.parent)))

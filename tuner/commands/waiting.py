@@ -5,15 +5,14 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from optuna.exceptions import StorageInternalError
-from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from tuner.errors import ArtifactsError, RequestError, StorageError, StudyError, TunerError
 from tuner.storage import engine as storages
-from tuner.storage import retry, tables
+from tuner.storage import retry
 from tuner.storage.engine import Storage
 from tuner.storage.retry import Schedule
-from tuner.studies import leases, trials
+from tuner.studies import trials
 from tuner.studies.leases import WorkerId
 from tuner.studies.study import Study
 from tuner.terminal import plain
@@ -70,7 +69,7 @@ def needs_worker(study: Study, stopping: Stopping) -> bool:
         try:
             if is_over(study):
                 return False
-            if trials.stop_reason(study) is None or study.storage.read(lambda connection: _has_free_trial(connection, study)):
+            if trials.has_trial(study, WorkerId.here("")):
                 return True
         except StorageError:
             if time.monotonic() > deadline:
@@ -82,12 +81,6 @@ def needs_worker(study: Study, stopping: Stopping) -> bool:
             plain.line(f"{study.name}: other workers train the last trials; waiting, in case one of these trials is lost")
         stopping.wait(_POLL_SECONDS)
     return False
-
-
-def _has_free_trial(connection: Connection, study: Study) -> bool:
-    """Return whether a running trial was suspended, or its worker has ended."""
-    here, now = WorkerId.here(""), tables.clock(connection)
-    return any(lease.is_vacant(here, now) for lease in leases.of_running_trials(connection, study.id))
 
 
 class Deadline:

@@ -42,7 +42,7 @@ def worker(given: str, url: str, *, local: LocalSettings, folders: Folders, work
     (assignment,) = run.make_assignments(study, url, folders, workers)
     assignment = assignment.model_copy(update={"worker": new_name(), "accept_code": local.accept_code})
     stopping = Stopping()
-    tell = events.once(_print_event)
+    tell = events.once(print_event)
     with on_signals(stopping):
         while waiting.needs_worker(study, stopping):
             process.run_worker(assignment, stopping=stopping, tell=tell, start=process.start_trainer)
@@ -57,7 +57,7 @@ def worker(given: str, url: str, *, local: LocalSettings, folders: Folders, work
 def _upload_pending(study: Study, folders: Folders) -> None:
     """Upload the weights that an earlier worker of this machine could not upload."""
     if transfer.has_pending_uploads(folders, study.name):
-        transfer.start(folders, study.name, EventEmitter(study.name, new_name(), _print_event), Stopping()).close()
+        transfer.start(folders, study.name, EventEmitter(study.name, new_name(), print_event), Stopping()).close()
 
 
 def _is_file(given: str) -> bool:
@@ -109,7 +109,8 @@ def new_name() -> str:
     return f"w{os.getpid()}-{secrets.token_hex(2)}"
 
 
-def _print_event(event: Event) -> None:
+def print_event(event: Event) -> None:
+    """Print an event as a line of a log, if it has one."""
     line = events.log_line(event, is_best=False)
     if line is not None:
         plain.line(line)

@@ -125,6 +125,8 @@ class Signal:
     stopped_by: str = ""
     #: whether a study of a higher priority takes workers at once
     is_preempted: bool = False
+    #: whether a user has ended the study that the worker has
+    is_cancelled: bool = False
     #: whether a study could be served
     has_work: bool = False
     #: whether the storage knows the worker
@@ -236,6 +238,34 @@ def reasons(entry: Entry, present: Collection[PoolMember]) -> dict[str, str]:
         if reason:
             found[one.name] = reason
     return found
+
+
+def explained(storage: Storage, found: Sequence[Entry]) -> dict[int, str]:
+    """Return why each of some studies waits, by its id; "" if a worker has it, or if one will take it."""
+    return storage.read(lambda connection: _explained(connection, found))
+
+
+def unserved(found: Entry, present: Collection[PoolMember]) -> str | None:
+    """Return why no living worker can serve a study, with the reason of each; None if one can."""
+    why = reasons(found, present)
+    if len(why) < len(present):
+        return None
+    listed = "; ".join(f"{wording.worker(name)}: {reason}" for name, reason in why.items())
+    return f"no worker can serve it ({listed})" if why else "the pool has no worker"
+
+
+def _explained(connection: Connection, found: Sequence[Entry]) -> dict[int, str]:
+    settings, now = limits.read(connection), tables.clock(connection)
+    owners = owner_shares(connection, settings, queue_entries.read(connection, OPEN), now)
+    present = [one for one in read(connection) if one.is_present]
+    done = queue_entries.done(connection, {name for one in found for name in one.after})
+    words: dict[int, str] = {}
+    for one in found:
+        why = "" if one.num_workers or not one.state.is_open else choice.waits_because(one, owners[one.owner], done=done)
+        if one.state.is_open and not one.num_workers and not why:
+            why = f"the pool was stopped by {settings.stopped_by}" if settings.stopped_by else unserved(one, present)
+        words[one.study_id] = why or one.message
+    return words
 
 
 def signal(storage: Storage, worker: WorkerId) -> Signal:
@@ -410,12 +440,15 @@ def _signal(connection: Connection, worker: WorkerId) -> Signal:
     is_open = QUEUE.c.state.in_([state.value for state in OPEN])
     current = select(QUEUE.c.priority).where(QUEUE.c.study_id == own.study_id).scalar_subquery()
     preempted = exists().where(is_open, QUEUE.c.preempts, QUEUE.c.priority > current)
-    row = connection.execute(select(preempted.label("preempted"), exists().where(is_open).label("work"))).one()
+    is_cancelled = exists().where(QUEUE.c.study_id == own.study_id, QUEUE.c.state == QueueState.CANCELLED.value)
+    query = select(preempted.label("preempted"), exists().where(is_open).label("work"), is_cancelled.label("cancelled"))
+    row = connection.execute(query).one()
     return Signal(
         request=WorkerRequest(own.wish),
         requested_by=own.wished_by,
         stopped_by=limits.read(connection).stopped_by,
         is_preempted=bool(row.preempted),
+        is_cancelled=bool(row.cancelled),
         has_work=bool(row.work),
     )
 

@@ -369,3 +369,28 @@ Data = Annotated[
     FolderData | ManifestData | NpzData | KerasData | TfdsData | AnimalsData | DigitsData | PythonData,
     Field(discriminator="source"),
 ]
+
+
+def moved(data: Data, to: Path) -> Data | None:
+    """Return the section with its images at another path of this machine; None if it reads no files."""
+    match data:
+        case FolderData():
+            return data.model_copy(update={"path": to})
+        case NpzData():
+            return data.model_copy(update={"path": _file_at(data.path, to)})
+        case ManifestData():
+            path = _file_at(data.path, to)
+            return data.model_copy(update={"path": path, "root": _root_at(data, path)})
+    return None
+
+
+def _file_at(before: Path, to: Path) -> Path:
+    """Return where a file is now: the given path, or the file of the same name if the path is a folder."""
+    return to / before.name if to.is_dir() else to
+
+
+def _root_at(data: ManifestData, path: Path) -> Path | None:
+    """Return the root of a manifest's images: it moves together with the table if it is in the table's folder."""
+    if data.root is None or not data.root.is_relative_to(data.path.parent):
+        return data.root
+    return Path(os.path.normpath(path.parent / data.root.relative_to(data.path.parent)))

@@ -44,6 +44,7 @@ __all__ = [
     "deliver",
     "fail",
     "finish",
+    "has_trial",
     "hyperparameters",
     "keep_asked",
     "keep_test",
@@ -123,6 +124,22 @@ def stop_reason(study: Study) -> str | None:
     def read(connection: Connection) -> str | None:
         known, progress = studies_progress.read(connection, study)
         return budget.decide(known.spec.budget, progress)
+
+    return study.storage.read(read)
+
+
+def has_trial(study: Study, worker: WorkerId) -> bool:
+    """Return whether a study has a trial for one more worker: a new one, or a running one without a worker."""
+
+    def read(connection: Connection) -> bool:
+        known, progress = studies_progress.read(connection, study)
+        if budget.decide(known.spec.budget, progress) is None:
+            return True
+        if budget.decide_to_end(known.spec.budget, progress) is not None:
+            return False
+        now, steady_seconds = tables.clock(connection), study.storage.steady_seconds()
+        running = leases.of_running_trials(connection, study.id)
+        return any(lease.is_vacant(worker, now, steady_seconds=steady_seconds) for lease in running)
 
     return study.storage.read(read)
 

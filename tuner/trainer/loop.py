@@ -27,7 +27,10 @@ def serve(box: inbox.Inbox, share: TrainerShare) -> None:
         trial = None if isinstance(order, messages.Prepare) else order.trial
         try:
             if isinstance(order, messages.Prepare):
-                start, ready = time.perf_counter(), None
+                start = time.perf_counter()
+                if ready is not None:  # a pool worker goes to another study
+                    ready = None
+                    _free()
                 study = tasks.parse(json.loads(order.spec))
                 ready = task.training(study.task).prepare(study, cache=Path(order.cache), share=share)
                 facts = ready.try_once() if order.tries else ()
@@ -46,6 +49,12 @@ def serve(box: inbox.Inbox, share: TrainerShare) -> None:
         except Exception as error:  # noqa: BLE001 - the attempt fails here, and the trainer continues
             box.send(_failed(trial, error))
         num_traced = _collect(ready, num_traced)
+
+
+def _free() -> None:
+    """Free all that an earlier study held: its images, networks and graphs."""
+    gc.unfreeze()
+    gc.collect()
 
 
 def _collect(ready: task.PreparedStudy | None, num_traced: int) -> int:

@@ -75,6 +75,9 @@ _HANG_FACTOR = 10.0
 #: time limit for preparing, as a multiple of the hang limit: it reads every image, and may wait for another worker that does so
 _PREPARE_HANG_LIMITS = 4.0
 _PREPARE_TRIES = 2
+#: messages on which a trainer works until it sends an answer
+_ORDERS = (messages.Prepare, messages.Train, messages.Evaluate, messages.Predict)
+_ANSWERS = (messages.Prepared, messages.Finished, messages.Failed, messages.Evaluated, messages.Predicted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,6 +326,8 @@ class WarmTrainer:
         self._trainer: Trainer | None = start()
         #: whether it is prepared for a trial
         self.is_warm = False
+        #: whether it works on an order
+        self.is_busy = False
         self._longest_wait_seconds = 0.0
         self._awake: AwakeClock | None = None
         self._clock: Callable[[], float] = time.monotonic
@@ -357,6 +362,7 @@ class WarmTrainer:
     def send(self, message: messages.Message) -> None:
         """Send the trainer a message, to which it must answer in time."""
         self._waiting_since = self._clock()
+        self.is_busy = self.is_busy or isinstance(message, _ORDERS)
         self._started().send(message)
 
     def receive(self) -> messages.Message | None:
@@ -383,6 +389,7 @@ class WarmTrainer:
                     f"the training process was silent for {waited_seconds:.0f} s; if an epoch takes longer, raise --hang-limit"
                 )
             return None
+        self.is_busy = self.is_busy and not isinstance(message, _ANSWERS)
         if isinstance(message, messages.Epoch):
             self._longest_wait_seconds = max(self._longest_wait_seconds, waited_seconds)
         self._waiting_since = self._clock()
@@ -432,7 +439,7 @@ class WarmTrainer:
         if self._trainer is not None:
             self._trainer.kill()
             self._trainer = None
-        self.is_warm = False
+        self.is_warm = self.is_busy = False
 
     def close(self) -> None:
         """Ask the trainer to end; kill it if it does not."""
@@ -450,6 +457,7 @@ class WarmTrainer:
         self.send(prepare)
         while not self._stopping.is_asked:
             message = self._started().receive(POLL_SECONDS)
+            self.is_busy = self.is_busy and not isinstance(message, _ANSWERS)
             match message:
                 case messages.Prepared():
                     self.is_warm = True

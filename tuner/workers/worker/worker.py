@@ -77,8 +77,8 @@ class Worker:
         #: why this worker was asked to end, with the user who asked; "" if it was not
         self._dismissed = ""
 
-    def run(self, timing: WorkerTiming | None = None, *, accept_code: bool = False) -> None:
-        """Train trials until there is nothing more to do.
+    def run(self, timing: WorkerTiming | None = None, *, accept_code: bool = False, stays: Callable[[], bool] = lambda: True) -> None:
+        """Train trials until there is nothing more to do, or `stays`, which is called after each trial, returns False.
 
         `accept_code`: continue with code that differs from what the study recorded, and record it.
 
@@ -91,9 +91,9 @@ class Worker:
         self._trainer.heed_sleep(self._sleep.running)
         try:
             with self._sleep.on(), Heartbeat(self._beat, self._events.warn, every_seconds=self._timing.beat_seconds):
-                self._train_trials()
+                self._train_trials(stays)
         finally:
-            if self._stopping.is_asked:
+            if self._trainer.is_busy:
                 self._trainer.kill()  # nobody waits for its current work
             self._trainer.close()
             self._files.close()
@@ -121,12 +121,15 @@ class Worker:
         except StorageError:
             return ""  # every result is stored
 
-    def _train_trials(self) -> None:
+    def _train_trials(self, stays: Callable[[], bool]) -> None:
         while not self._stopping.is_asked and self._is_ready():
             claim = self._claim()
             if claim is None:
                 return
             self._train(claim)
+            if not self._stopping.is_asked and not stays():
+                self._dismissed = "left the study"
+                return
 
     def _is_ready(self) -> bool:
         """Prepare the trainer, after replacing one that uses too much memory; return False if the worker is asked to stop meanwhile."""
