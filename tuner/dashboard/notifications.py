@@ -134,7 +134,8 @@ def read_targets(environment: Mapping[str, str]) -> list[str]:
 
 def _open(addresses: Sequence[str]) -> "_Targets":
     """Return the targets of all messages, and those of single owners: `NAME=ADDRESS`."""
-    of_all, of_owner = [], {}
+    of_all: list[str] = []
+    of_owner: dict[str, list[str]] = {}
     for address in addresses:
         owned = _OWNED.fullmatch(address)
         if owned:

@@ -108,20 +108,16 @@ class PoolWorker:
         self._leave()
 
     def _serve_all(self) -> None:
-        idle_since = time.monotonic()
-        while not self._stopping.is_asked and not self._ending:
+        idle_since, limit_seconds = time.monotonic(), self._timing.leave_after_seconds
+        while not self._ending and not self._stopping.wait(0.0):
             place = self._while_unreachable(self._next_place)
-            while place is not None and not self._stopping.is_asked:
+            if place is None:
+                self._stopping.wait(self._timing.poll_seconds)
+            while place is not None:
                 place = self._serve(place)
                 idle_since = time.monotonic()
-            if not self._ending and self._idles_too_long(idle_since):
-                self._ending = "there was nothing to do"
-            if not self._ending:
-                self._stopping.wait(self._timing.poll_seconds)
-
-    def _idles_too_long(self, idle_since: float) -> bool:
-        limit_seconds = self._timing.leave_after_seconds
-        return limit_seconds is not None and time.monotonic() - idle_since >= limit_seconds
+            if limit_seconds is not None and time.monotonic() - idle_since >= limit_seconds:
+                self._ending = self._ending or "there was nothing to do"
 
     def _next_place(self) -> Place | None:
         """Decide which study an idle worker serves."""

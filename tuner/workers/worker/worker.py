@@ -127,7 +127,7 @@ class Worker:
             if claim is None:
                 return
             self._train(claim)
-            if not self._stopping.is_asked and not stays():
+            if not stays():
                 self._dismissed = "left the study"
                 return
 
