@@ -12,11 +12,16 @@ import pytest
 
 from tests import databases
 from tests.studies import by_hand
+from tests.waiting import pass_seconds
 from tuner import errors
 from tuner.dashboard import notifications
+from tuner.queue import entries, pool
+from tuner.queue.entries import Submission
+from tuner.queue.pool import Abilities
 from tuner.storage import engine as storages
 from tuner.studies import study as studies
 from tuner.studies import trials
+from tuner.studies.leases import WorkerId
 from tuner.views import figures
 
 
@@ -121,3 +126,38 @@ def test_an_invalid_address_is_refused_and_not_shown(tmp_path: Path, monkeypatch
     monkeypatch.setenv(notifications.TARGETS_FILE, str(tmp_path / "none"))
     with pytest.raises(errors.RequestError, match="none, which cannot be read"), notifications.watching(opened):
         pass
+
+
+def test_the_owner_of_a_queued_study_hears_of_its_end_and_that_nobody_can_serve_it(
+    hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = storages.open(databases.sqlite(tmp_path))
+    for name, owner, needs in (("flowers", "ann", ()), ("roses", "bob", ()), ("large", "ann", ("gpu",))):
+        spec = by_hand.spec(name=name, budget={"trials": 1})
+        entries.submit(opened, spec, Submission(owner=owner, needs=needs))
+    monkeypatch.setenv("TUNER_NOTIFY", f"ann=json://127.0.0.1:{hook.server_port}/")
+    with notifications.watching(opened, period_seconds=0.1):
+        pass_seconds(0.5)
+        for name in ("roses", "flowers"):
+            study = studies.load(name, opened)
+            by_hand.finish(study, by_hand.must_claim(study), 0.5)
+            entries.settle(study)
+        assert hook.taken.get(timeout=60) == "flowers: done"
+        pool.register(opened, WorkerId.here("w1"), Abilities())
+        assert hook.taken.get(timeout=60) == "large: cannot be served"
+    opened.close()
+
+
+def test_what_is_told_of_the_queue_names_the_owner_and_the_reason(tmp_path: Path) -> None:
+    opened = storages.open(databases.sqlite(tmp_path))
+    entry = entries.submit(opened, by_hand.spec(name="flowers"), Submission(owner="ann"))
+    before = {1: notifications.QueuedStudy(entry=entry)}
+    failed = replace(entry, state=entries.QueueState.FAILED, message="no trial completed")
+    for now, body in (
+        (notifications.QueuedStudy(entry=failed), "flowers of ann has failed: no trial completed."),
+        (notifications.QueuedStudy(entry=entry, unserved="no gpu"), "flowers of ann cannot be served: no gpu."),
+    ):
+        [message] = notifications.compare_queue(before, {1: now})
+        assert (message.owner, message.body) == ("ann", body)
+    assert list(notifications.compare_queue({}, before)) == []
+    opened.close()

@@ -24,7 +24,7 @@ def test_killed_workers_and_a_crashed_database_cost_the_pool_no_trial(
 ) -> None:
     counted = benchmark.faults(postgresql, tmp_path, SCENARIO)
     names = [f"s{number}" for number in range(SCENARIO.num_studies)]
-    assert dict(counted.states) == dict.fromkeys(names, {"COMPLETE": SCENARIO.num_trials})
+    assert dict(counted.states) == {name: {"COMPLETE": SCENARIO.num_trials} for name in names}
     assert dict(counted.queue) == dict.fromkeys(names, QueueState.DONE)
     assert (counted.num_not_once, counted.num_broken_curves) == (0, 0)
     record_property("trials resumed", counted.num_resumed)

@@ -90,7 +90,7 @@ def test_a_study_waits_for_the_studies_before_it() -> None:
         ({"workers": 2}, {"num_workers": 2}, "ann has 2 of at most 2 workers"),
         ({"trials_a_day": 9}, {"num_trials": 9}, "ann has used 9 of 9 trials a day"),
         ({"worker_hours_a_day": 2}, {"seconds": 7200.0}, "ann has used 2.0 of 2 worker hours a day"),
-        ({"artifact_bytes": 10**9}, {"artifact_bytes": 10**9}, "ann stores 1.0 of 1 GB of artifacts"),
+        ({"artifact_bytes": 2**30}, {"artifact_bytes": 2**30}, "ann stores 1.0 of 1 GB of artifacts"),
     ],
 )
 def test_an_owner_at_a_limit_waits(limit: dict[str, Any], use: dict[str, Any], words: str) -> None:

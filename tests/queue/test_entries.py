@@ -183,9 +183,9 @@ def test_stored_weights_count_for_the_owner(storage: Storage, submit: Submit) ->
     submit("flowers")
     study = studies.load("flowers", storage)
     claimed = by_hand.must_claim(study)
-    finished = by_hand.finished(claimed, 0.5).model_copy(update={"weights_bytes": 3_000_000_000})
+    finished = by_hand.finished(claimed, 0.5).model_copy(update={"weights_bytes": 3 * 2**30})
     trials.finish(study, claimed, finished, [], device="cpu")
-    limits.set_limits(storage, None, artifact_bytes=2_000_000_000)
+    limits.set_limits(storage, None, artifact_bytes=2 * 2**30)
     limits.change(storage, lambda settings: settings.model_copy(update={"over": Over.REFUSE}))
     with pytest.raises(RequestError, match="ann stores 3.0 of 2 GB of artifacts"):
         submit("roses")

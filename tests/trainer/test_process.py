@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import tensorflow as tf
 
@@ -218,3 +219,19 @@ def test_an_error_inside_a_graph_is_reported_in_one_line() -> None:
         inverse(tf.zeros((2, 2)))
     assert len(str(caught.value).splitlines()) > 1
     assert loop._message_of(caught.value) == "Input is not invertible."
+
+
+def test_a_trainer_goes_from_study_to_study_and_back_with_the_same_curve_and_bounded_memory(
+    trainer: child.Child, cache: Path, tmp_path: Path
+) -> None:
+    here, other = study(), study(name="other", seed=3, model=NETWORK | {"weights": "none"})
+    trainer.prepare(here, cache)
+    first = trainer.train(tmp_path / "first", QUICK)
+    used = []
+    for number in range(4):
+        for one in (other, here):
+            trainer.prepare(one, cache)
+            run = trainer.train(tmp_path / f"{one.name}-{number}", QUICK)
+        used.append(psutil.Process(trainer.process.pid).memory_info().rss)
+    assert run.curve == first.curve
+    assert used[-1] - used[1] < 100 * 2**20

@@ -82,13 +82,13 @@ def compare_queue(before: Mapping[int, QueuedStudy], now: Mapping[int, QueuedStu
         if earlier is None:
             continue
         if entry.state in (QueueState.DONE, QueueState.FAILED) and earlier.entry.state is not entry.state:
-            yield _to_owner(entry, entry.state.value, entry.message)
+            yield _to_owner(entry, entry.state.value, "is done" if entry.state is QueueState.DONE else "has failed", entry.message)
         if study.unserved and not earlier.unserved:
-            yield _to_owner(entry, "cannot be served", study.unserved)
+            yield _to_owner(entry, "cannot be served", "cannot be served", study.unserved)
 
 
-def _to_owner(entry: Entry, what: str, why: str) -> Message:
-    return Message(title=f"{entry.name}: {what}", body=f"The study of {entry.owner} is {what}: {why}.", owner=entry.owner)
+def _to_owner(entry: Entry, title: str, what: str, why: str) -> Message:
+    return Message(title=f"{entry.name}: {title}", body=f"{entry.name} of {entry.owner} {what}: {why}.", owner=entry.owner)
 
 
 @contextlib.contextmanager

@@ -52,8 +52,8 @@ def _troubles(present: Sequence[PoolMember], silent: Sequence[PoolMember], found
     if stopped_by:
         yield findings.warning(_SUBJECT, f"it was stopped by {stopped_by}", "start it again with: tuner pool start")
     if found and not present:
-        waiting = wording.count(len(found), "study")
-        yield findings.problem(_SUBJECT, f"{waiting} wait and there is no worker", "start one with: tuner worker --pool")
+        open_ones = wording.count(len(found), "open study")
+        yield findings.problem(_SUBJECT, f"the queue has {open_ones}, and there is no worker", "start one with: tuner worker --pool")
     if silent:
         names = wording.listed(one.name for one in silent[:_MAX_NAMED])
         cure = "look whether their processes or machines have ended; their trials resume elsewhere"

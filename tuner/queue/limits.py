@@ -97,7 +97,7 @@ def exceeded(owner: str, use: OwnerUse, limits: OwnerLimits) -> str | None:
     if limits.worker_hours_a_day is not None and hours >= limits.worker_hours_a_day:
         return f"{owner} has used {hours:.1f} of {limits.worker_hours_a_day:g} worker hours a day"
     if limits.artifact_bytes is not None and use.artifact_bytes >= limits.artifact_bytes:
-        return f"{owner} stores {use.artifact_bytes / 1e9:.1f} of {limits.artifact_bytes / 1e9:g} GB of artifacts"
+        return f"{owner} stores {use.artifact_bytes / 2**30:.1f} of {limits.artifact_bytes / 2**30:g} GB of artifacts"
     return None
 
 

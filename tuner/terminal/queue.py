@@ -99,7 +99,7 @@ def limits_words(found: OwnerLimits) -> str:
     if found.worker_hours_a_day is not None:
         words.append(f"{found.worker_hours_a_day:g} worker hours a day")
     if found.artifact_bytes is not None:
-        words.append(f"{found.artifact_bytes / 1e9:g} GB of artifacts")
+        words.append(f"{found.artifact_bytes / 2**30:g} GB of artifacts")
     return f"at most {', '.join(words)}" if words else "no limits"
 
 
