@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 from sqlalchemy import func, select
 
+from tuner.commands import waiting
 from tuner.queue import entries, limits
 from tuner.queue.entries import QueueState, Submission
 from tuner.queue.pool import Abilities
@@ -91,7 +92,7 @@ def work(url: str, folder: Path, played: Played) -> None:
         stopping = Stopping()
         with on_signals(stopping):
             PoolWorker(
-                storages.open(url), WorkerId.here(name), Abilities(),
+                waiting.Deadline(120.0).open_storage(url), WorkerId.here(name), Abilities(),
                 assignment=assignment, start=lambda _: Rehearsal(script), stopping=stopping, tell=tell,
             ).run(PoolTiming())  # fmt: skip
 
@@ -209,7 +210,8 @@ class Counted:
     num_not_once: int
     #: trials whose epochs are not all there once
     num_broken_curves: int
-    num_resumed: int
+    #: attempts that ended with a suspension, and those that lost their worker
+    num_suspended: int
     num_lost: int
     queue: Mapping[str, QueueState]
 
@@ -248,7 +250,7 @@ def faults(server: Any, folder: Path, scenario: Scenario) -> Counted:
                 server.start()
             case "submit":
                 number = late.pop()
-                submit(storage, f"s{number}", trials=scenario.num_trials, owner="urgent", priority=9, num_wanted=3, preempts=True)
+                submit(storage, f"s{number}", trials=scenario.num_trials, owner="urgent", priority=9, num_wanted=6, preempts=True)
             case _:
                 while not (victims := _victims(storage, crew)):
                     time.sleep(0.1)
@@ -290,7 +292,7 @@ def count(storage: Storage, *, num_epochs: int) -> Counted:
         states=states,
         num_not_once=num_not_once,
         num_broken_curves=num_broken,
-        num_resumed=sum(ending in (leases.LeaseEnding.RELEASED, leases.LeaseEnding.LOST) for ending in endings),
+        num_suspended=sum(ending == leases.LeaseEnding.RELEASED for ending in endings),
         num_lost=sum(ending == leases.LeaseEnding.LOST for ending in endings),
         queue={one.name: one.state for one in found},
     )

@@ -27,5 +27,5 @@ def test_killed_workers_and_a_crashed_database_cost_the_pool_no_trial(
     assert dict(counted.states) == {name: {"COMPLETE": SCENARIO.num_trials} for name in names}
     assert dict(counted.queue) == dict.fromkeys(names, QueueState.DONE)
     assert (counted.num_not_once, counted.num_broken_curves) == (0, 0)
-    record_property("trials resumed", counted.num_resumed)
-    record_property("of them after a lost worker", counted.num_lost)
+    record_property("trials suspended", counted.num_suspended)
+    record_property("trials that lost a worker", counted.num_lost)

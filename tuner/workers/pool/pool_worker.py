@@ -3,6 +3,7 @@
 Each stay with a study is one session: a `Worker` of this study, as `tuner worker STUDY` runs it, on a trainer that is lent to it.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -117,7 +118,11 @@ class PoolWorker:
                 place = self._serve(place)
                 idle_since = time.monotonic()
             if limit_seconds is not None and time.monotonic() - idle_since >= limit_seconds:
-                self._ending = self._ending or "there was nothing to do"
+                self._end("there was nothing to do")
+
+    def _end(self, why: str) -> None:
+        """Leave the pool after the present study; the first reason counts."""
+        self._ending = self._ending or why
 
     def _next_place(self) -> Place | None:
         """Decide which study an idle worker serves."""
@@ -125,7 +130,7 @@ class PoolWorker:
         if not seen.is_known:
             pool.register(self._storage, self._identity, self._abilities)
         if seen.request is not WorkerRequest.NONE:
-            self._ending = f"drained by {seen.requested_by}"
+            self._end(f"drained by {seen.requested_by}")
         if self._ending or seen.stopped_by or not seen.has_work:
             return None
         return pool.decide(self._storage, self._identity, self._look)
@@ -241,7 +246,11 @@ class PoolWorker:
         if self._refusals.get(name, ("", 0.0))[0] != reason:
             self._tell(Event(what=EventKind.REFUSED, study=name, worker=self._identity.name, message=reason))
         self._studies = {key: study for key, study in self._studies.items() if key[1] != name}
+        is_new = name not in self._refusals
         self._refusals[name] = reason, time.monotonic() + self._timing.refusal_seconds
+        if is_new:
+            with contextlib.suppress(StorageError):  # the next heartbeat tries again
+                self._beat()
         return reason
 
     def _beat(self) -> None:
