@@ -21,7 +21,7 @@ from tuner.spec import file as study_file
 from tuner.spec.hyperparameters import ChosenValues
 from tuner.storage.attributes import WEIGHTS
 from tuner.tasks.custom.spec.custom_study import CustomStudySpec
-from tuner.tasks.custom.training import custom, fitting
+from tuner.tasks.custom.training import custom, user_models
 from tuner.tasks.custom.training.inputs import Part
 from tuner.trainer import errand
 from tuner.trainer.export import custom_model, exported_model, formats
@@ -226,7 +226,7 @@ def best_of_code(folder: Path, build: str, *, fails: bool) -> Best:
     code = {"model": {"build": f"my_model.py:{build}"}, "data": {"load": "my_model.py:load"}, "folder": str(folder)}
     spec = study_file.parse({"name": "mine", "task": "custom", "objective": "loss", **code}, "mine.yaml")
     assert isinstance(spec, CustomStudySpec)
-    identity = custom.identity_of(fitting.Code(spec))
+    identity = custom.identity_of(user_models.Code(spec))
     checkpoints.write_weights(folder / "w.npz", [np.ones((2, 3), np.float32), np.zeros(3, np.float32)], study=identity)
     found = results.as_trial(3, 0.5, {WEIGHTS: str(folder / "w.npz")})
     chosen = ChosenValues(values={"units": 3}).model_dump(mode="json")

@@ -16,7 +16,7 @@ from tuner.protocol.errands import Format
 from tuner.spec import file as study_file
 from tuner.spec.hyperparameters import Plain
 from tuner.tasks.custom.spec.custom_study import CustomStudySpec
-from tuner.tasks.custom.training import custom, fitting
+from tuner.tasks.custom.training import custom, user_models
 from tuner.tasks.custom.training.inputs import Part
 from tuner.trainer import errand
 from tuner.trainer.export import custom_model
@@ -75,9 +75,9 @@ def study(folder: Path, **sections: Any) -> CustomStudySpec:
 
 def member(spec: CustomStudySpec, folder: Path, trial: int, kind: str = "plain") -> errands.TrainedCode:
     """Return a trial whose weights are those of its new model."""
-    code = fitting.Code(spec)
+    code = user_models.Code(spec)
     values: dict[str, Plain] = {"seed": trial, "kind": kind}
-    model = fitting.build(spec, code, custom.known_values(trial, values))
+    model = user_models.build(spec, code, custom.known_values(trial, values))
     path = folder / f"{trial}.npz"
     checkpoints.write_weights(path, model.get_weights(), study=custom.identity_of(code))
     return errands.TrainedCode(trial=trial, values=dict(values), weights=str(path))
@@ -185,5 +185,5 @@ def test_what_a_model_was_compiled_with_is_known() -> None:
     known = keras_private.compile_arguments(model)
     assert (known["loss"], known["metrics"], known["weighted_metrics"]) == ("mse", [metric], None)
     part = Part(name="validation", arrays=(np.zeros((3, 2)), np.zeros(3)))
-    logs = fitting.logs_of(model, part, np.zeros((3, 1)), np.full((3, 1), 2.0))
+    logs = user_models.logs_of(model, part, np.zeros((3, 1)), np.full((3, 1), 2.0))
     assert logs == {"loss": pytest.approx(4.0), "mine": pytest.approx(2.0)}

@@ -20,7 +20,7 @@ from tuner.protocol.errands import Format
 from tuner.spec import tasks
 from tuner.spec.hyperparameters import ChosenValues
 from tuner.tasks.custom.spec.custom_study import CustomStudySpec
-from tuner.tasks.custom.training import custom, fitting
+from tuner.tasks.custom.training import custom, user_models
 from tuner.tasks.custom.training.inputs import LoadedData, Part
 from tuner.trainer.export import formats
 from tuner.trust import keras_file, user_code
@@ -111,7 +111,7 @@ def measure_means(order: errands.MeanOfCode, share: TrainerShare) -> errands.Mea
         part = data.validation if order.split == "validation" else data.test
         if part is None:
             return _no_mean("the data function returns no test split")
-        true, found = fitting.outputs(model, part, study.training.batch_size)
+        true, found = user_models.outputs(model, part, study.training.batch_size)
         given = [np.asarray(leaf) for leaf in tf.nest.flatten(true)]
         if labels and not all(map(np.array_equal, labels, given)):
             return _no_mean(f"the {order.split} data come in another order each time, so their predictions do not belong together")

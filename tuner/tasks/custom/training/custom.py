@@ -28,9 +28,10 @@ from tuner.spec.hyperparameters import ChosenValues, Plain
 from tuner.tasks.custom.running.values import AskedValues, HyperParameters, Interrupted
 from tuner.tasks.custom.spec import choices
 from tuner.tasks.custom.spec.custom_study import CustomStudySpec
-from tuner.tasks.custom.training import fitting, folds, inputs
-from tuner.tasks.custom.training.fitting import Code, Fitting, NotFinite, OutOfMemory, Run
+from tuner.tasks.custom.training import fitting, folds, inputs, user_models
+from tuner.tasks.custom.training.fitting import Fitting, NotFinite, OutOfMemory, Run
 from tuner.tasks.custom.training.inputs import LoadedData
+from tuner.tasks.custom.training.user_models import Code
 from tuner.trust import user_code
 
 #: hyperparameters that the training reads, not the model
@@ -92,12 +93,12 @@ class PreparedCode:
         questions = AskedValues(order, FirstAnswers(), declared=frozenset(study.search))
         hp = HyperParameters(questions)
         data = self._data or loaded(study, self._code, hp)
-        model = fitting.build(study, self._code, hp)
+        model = user_models.build(study, self._code, hp)
         batch = inputs.batch_of(data.train, _TRIED_EXAMPLES)
         logs = user_code.called(lambda: model.train_on_batch(*batch, return_dict=True), doing="training one batch")
         reported = [*logs, *(f"val_{name}" for name in logs)]
         self._asked, self._metrics = questions.questions, tuple(reported)
-        names = list(fitting.plain_names(reported).values())
+        names = list(user_models.plain_names(reported).values())
         asked = {name: value for name, value in questions.asked.items() if name not in study.search}
         return (
             *((part.name, part.words) for part in data.parts),
@@ -135,7 +136,7 @@ class PreparedCode:
         """Score the weights of a trial on the test split, or measure what the constraints limit."""
         model, data, hp = self.trained(order, order.weights)
         if order.measures == "costs":
-            return messages.Evaluated(trial=order.trial, num_images=1, costs=fitting.costs(model, data.validation))
+            return messages.Evaluated(trial=order.trial, num_images=1, costs=user_models.costs(model, data.validation))
         if data.test is None:
             raise TrainingError("the data function returns no test split", kind="NoTestSplit")
         batch_size = int(hp["batch_size"]) if "batch_size" in hp else self._study.training.batch_size
@@ -147,11 +148,11 @@ class PreparedCode:
         else:
             logs = model.evaluate(test.dataset, verbose=0, return_dict=True)
         logs = {name: float(value) for name, value in logs.items()}
-        numbers = {plain: logs[name] for name, plain in fitting.plain_names(logs).items()}
+        numbers = {plain: logs[name] for name, plain in user_models.plain_names(logs).items()}
         wanted = self._study.objective.metric.removeprefix("val_")
         metric = self._code.metric
         if metric is not None:
-            true, predicted = fitting.outputs(model, test, batch_size)
+            true, predicted = user_models.outputs(model, test, batch_size)
             value: float | None = float(user_code.called(lambda: metric(true, predicted), doing="computing the metric"))
         else:
             value = objectives.find(wanted, logs)
@@ -165,7 +166,7 @@ class PreparedCode:
         arrays: dict[str, Any] = {}
         start = time.perf_counter()
         for split in order.splits:
-            true, predicted = fitting.outputs(model, parts[split], batch_size)
+            true, predicted = user_models.outputs(model, parts[split], batch_size)
             leaves = tf.nest.flatten(predicted)
             arrays |= {split: np.asarray(leaves[0]), f"{split}_labels": np.asarray(tf.nest.flatten(true)[0])}
         checkpoints.write_arrays(Path(order.to), arrays)
@@ -185,11 +186,11 @@ class PreparedCode:
         metric, wanted = self._code.metric, self._study.objective.metric.removeprefix("val_")
         if metric is not None:
             return float(user_code.called(lambda: metric(true, predicted), doing="computing the metric"))
-        logs = user_code.called(lambda: fitting.logs_of(model, part, true, predicted), doing="scoring predictions")
+        logs = user_code.called(lambda: user_models.logs_of(model, part, true, predicted), doing="scoring predictions")
         found = objectives.find(wanted, logs)
         if found is None:
             raise TrainingError(
-                f"the loss and the metrics of the model give no {wanted}, only {wording.listed(fitting.plain_names(logs).values())}",
+                f"the loss and the metrics of the model give no {wanted}, only {wording.listed(user_models.plain_names(logs).values())}",
                 kind="NoMetric",
             )
         return float(found)
@@ -199,7 +200,7 @@ class PreparedCode:
         devices.set_precision(self._study.training.precision)
         hp = known_values(order.trial, order.chosen)
         data = self._data or loaded(self._study, self._code, hp)
-        model = fitting.build(self._study, self._code, hp)
+        model = user_models.build(self._study, self._code, hp)
         _take_weights(model, data, Path(weights), identity=self._identity)
         return model, data, hp
 
@@ -278,7 +279,7 @@ class TrialOfCode:
             if self._study.limits and len(self._ended) == num_trainings:
                 self._costs = one.costs(data.validation)
 
-    def _begin(self, suspended: SuspendedTrial | None, curve: Sequence[messages.Epoch], *, seed: int) -> tuple[Run, fitting.Weights]:
+    def _begin(self, suspended: SuspendedTrial | None, curve: Sequence[messages.Epoch], *, seed: int) -> tuple[Run, user_models.Weights]:
         """Return a training at its beginning, or as a checkpoint has it, with the state of its model; `curve`: the epochs before it."""
         if suspended is None:
             return Run(seed=seed, curve=list(curve)), ()
@@ -302,14 +303,14 @@ class TrialOfCode:
             self._best = self._best_of_ended(suspended.best, seed=seed)
         return run, suspended.state
 
-    def _best_of_ended(self, weights: fitting.Weights, *, seed: int) -> Run:
+    def _best_of_ended(self, weights: user_models.Weights, *, seed: int) -> Run:
         """Return the best training that ended before a checkpoint was written."""
         best = self._ended[0]
         for one in self._ended[1:]:
             best = one if self._study.objective.is_better(one.value, best.value) else best
         return Run(seed=seed, best=best.value, best_step=best.best_step, best_metrics=best.metrics, best_weights=weights)
 
-    def _train_one(self, one: Fitting, data: LoadedData, run: Run, state: fitting.Weights) -> bool:
+    def _train_one(self, one: Fitting, data: LoadedData, run: Run, state: user_models.Weights) -> bool:
         """Train once; return whether it ended: if the memory was too small, it is to be repeated in smaller parts."""
         is_repeated = False
         try:
@@ -472,7 +473,7 @@ def load_model(study: CustomStudySpec, trial: int, chosen: Mapping[str, Plain], 
         UserCodeError: the code raises an exception.
     """
     code, hp = Code(study), known_values(trial, chosen)
-    model = fitting.build(study, code, hp)
+    model = user_models.build(study, code, hp)
     # a model of its own class is built by its first call
     data = None if model.built else loaded(study, code, hp if inputs.needs_values(code.load) else None)
     _take_weights(model, data, weights, identity=identity_of(code))
