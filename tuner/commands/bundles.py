@@ -29,7 +29,7 @@ from tuner.results.verify import verification
 from tuner.spec import data
 from tuner.spec.hyperparameters import TargetKind
 from tuner.storage import engine as storages
-from tuner.tasks.images.data import dataset, folders
+from tuner.tasks.images.data import dataset, folder_files
 from tuner.tasks.images.data import image_file as image_files
 from tuner.terminal import plain, printing, versions
 from tuner.trust import keys
@@ -236,8 +236,8 @@ def _files(given: Sequence[str]) -> list[Path]:
         if not path.is_dir():
             found.append(path)
             continue
-        inner, others = folders.image_files(str(path))
-        misnamed = folders.say_misnamed([str(path)], others)
+        inner, others = folder_files.image_files(str(path))
+        misnamed = folder_files.say_misnamed([str(path)], others)
         if not inner:
             endings = ", ".join(sorted(image_files.SUFFIXES))
             raise RequestError("; ".join([f"the folder {path} has no images; expected files that end in {endings}", *misnamed]))
@@ -259,9 +259,9 @@ def _check_image(text: str) -> None:
             raise RequestError(f"IMAGE {error}") from error
         if any(sign in text for sign in "*?["):
             raise RequestError(f"IMAGE is {wording.show(text)}, but no file matches it; give image files, or a folder of them")
-    elif path.is_file() and folders.is_archive(path):
-        raise RequestError(f"{path} is an archive; unpack it with: {folders.unpack(text)}, and give the folder")
-    elif path.is_file() and path.suffix.lower() in folders.TABLES:
+    elif path.is_file() and folder_files.is_archive(path):
+        raise RequestError(f"{path} is an archive; unpack it with: {folder_files.unpack(text)}, and give the folder")
+    elif path.is_file() and path.suffix.lower() in folder_files.TABLES:
         raise RequestError(f"{path} is a table; expected image files, or a folder of them. Give the images that it names")
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from tests.tasks.images.data.conftest import noise
 from tuner import errors
 from tuner.spec import study
-from tuner.tasks.images.data import dataset, folders, in_memory, listings, manifests
+from tuner.tasks.images.data import dataset, folder_files, folders, in_memory, listings, manifests
 
 TRAIN, VALIDATION, TEST = dataset.TRAIN, dataset.VALIDATION, dataset.TEST
 
@@ -476,7 +476,7 @@ def test_published_data_sets_are_read_as_they_are_unpacked(tmp_path: Path, name:
 
 def test_a_folder_that_is_gone_or_closed_to_this_user_is_named(tmp_path: Path) -> None:
     with pytest.raises(errors.DataError, match=r"the folder .*/gone cannot be read \(No such file or directory\); check its permissions"):
-        folders.image_files(str(tmp_path / "gone"))
+        folder_files.image_files(str(tmp_path / "gone"))
 
 
 @pytest.mark.parametrize("place", ["dogs", "cats/disk"])
@@ -586,7 +586,7 @@ def test_a_pattern_that_matches_nothing_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "a/0.png", "b/0.png")
     with pytest.raises(errors.DataError, match="data.ignore has unsortd, which matches no folder and no file of .*; correct it"):
         listings.list_folder(tmp_path, ignore=("unsortd",))
-    assert len(folders.image_files(str(tmp_path))[0]) == 2
+    assert len(folder_files.image_files(str(tmp_path))[0]) == 2
 
 
 def test_classes_in_file_names_are_read_without_what_is_left_out(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tuner import errors, wording
 from tuner.spec import study
 from tuner.spec.hyperparameters import TargetKind
-from tuner.tasks.images.data import dataset, folders
+from tuner.tasks.images.data import dataset, folder_files, folders
 from tuner.trust import pickles
 
 T = TypeVar("T")
@@ -420,9 +420,9 @@ def _plain_labels(labels: NDArray[Any]) -> NDArray[Any]:
 def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise errors.DataError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; expected an .npz file. Check data.path")
-    if folders.is_archive(path) and not _holds_arrays(path):
+    if folder_files.is_archive(path) and not _holds_arrays(path):
         raise errors.DataError(
-            f"{path} is an archive; unpack it with: {folders.unpack(str(path))}, and set data.path to the .npz file in it"
+            f"{path} is an archive; unpack it with: {folder_files.unpack(str(path))}, and set data.path to the .npz file in it"
         )
     try:
         with path.open("rb") as file:

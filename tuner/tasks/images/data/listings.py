@@ -16,7 +16,7 @@ import numpy as np
 from tuner import errors, wording
 from tuner.spec import study
 from tuner.spec.hyperparameters import TargetKind
-from tuner.tasks.images.data import dataset, file_formats, image_file
+from tuner.tasks.images.data import dataset, file_formats, folder_files, image_file
 from tuner.tasks.images.data import folders as folder_layouts
 
 #: maximum share of unreadable images; more are an error
@@ -176,7 +176,7 @@ def list_folder(
             two classes, or a pattern does not match a path.
     """
     _check_folder(path)
-    with folder_layouts.leaving_out(path, ignore) as left_out:
+    with folder_files.leaving_out(path, ignore) as left_out:
         try:
             found = _list_folder(path, class_order, class_pattern, group_pattern)
         except errors.DataError as error:
@@ -190,11 +190,11 @@ def _list_folder(path: Path, class_order: study.ClassOrder, class_pattern: str |
         raise _no_folders(path)
     if layout.unclear and class_order != "earlier":
         raise errors.DataError(layout.unclear)
-    walk = folder_layouts.Walk(path) if class_order == "natural" else None
+    walk = folder_files.Walk(path) if class_order == "natural" else None
     rows: list[_Row] = []
     others: Counter[tuple[str, str]] = Counter()
     for folder in layout.folders:
-        found, endings = walk.image_files(folder) if walk else folder_layouts.image_files(folder.path)
+        found, endings = walk.image_files(folder) if walk else folder_files.image_files(folder.path)
         others.update({(ending, folder.name): number for ending, number in endings.items()})
         rows += [_Row(name=folder.name, path=name, official=folder.official) for name in found]
     if class_pattern is not None:
@@ -205,13 +205,13 @@ def _list_folder(path: Path, class_order: study.ClassOrder, class_pattern: str |
     rows.sort(key=lambda row: (labels[row.name], row.path, row.official))
     ignored = Counter(layout.others) + _by_ending(others)
     places = [folder.path for folder in layout.folders]
-    unread = [line] if (line := folder_layouts.say_archives(path, ignored)) else []
-    unread += folder_layouts.say_misnamed(places, ignored)
+    unread = [line] if (line := folder_files.say_archives(path, ignored)) else []
+    unread += folder_files.say_misnamed(places, ignored)
     try:
         _check_classes(path, names, {labels[row.name] for row in rows}, others, labels, rows)
     except errors.DataError as error:
         said = "; ".join([str(error), *layout.notes, *unread])
-        raise errors.DataError(". ".join([said, *([] if rows else folder_layouts.say_programs(path))])) from None
+        raise errors.DataError(". ".join([said, *([] if rows else folder_files.say_programs(path))])) from None
     return Listing(
         origin=path,
         classes=tuple(image_file.printable(name) for name in names),
@@ -220,7 +220,7 @@ def _list_folder(path: Path, class_order: study.ClassOrder, class_pattern: str |
         official=tuple(row.official for row in rows) if any(folder.official for folder in layout.folders) else None,
         groups=None if group_pattern is None else _groups([row.path for row in rows], path, group_pattern),
         ignored=dict(ignored),
-        remarks=(*layout.notes, *unread, *_note_classes(path, rows, names, class_pattern), *folder_layouts.say_tables(str(path))),
+        remarks=(*layout.notes, *unread, *_note_classes(path, rows, names, class_pattern), *folder_files.say_tables(str(path))),
         foreign=_foreign(others, {name: names[label] for name, label in labels.items()}),
     )
 
@@ -235,7 +235,7 @@ def _note_classes(path: Path, rows: Sequence[_Row], names: Sequence[str], class_
 def _note_file_names(rows: Sequence[_Row], names: Sequence[str]) -> list[str]:
     """Return a note if the files of all sub-folders have the same few classes in their names, as lines."""
     some = rows[:: max(1, len(rows) // _MOST_NAMES)]
-    for pattern, found in folder_layouts.class_patterns(row.path for row in some):
+    for pattern, found in folder_files.class_patterns(row.path for row in some):
         inside: dict[str, set[str]] = {}
         for row in some:
             match = re.search(pattern, dataset.nfc(image_file.printable(Path(row.path).name)))
@@ -255,13 +255,13 @@ def _note_file_names(rows: Sequence[_Row], names: Sequence[str]) -> list[str]:
 
 
 def _no_folders(path: Path) -> errors.DataError:
-    loose = folder_layouts.images_inside(path)
+    loose = folder_files.images_inside(path)
     if loose:
-        cures = [folder_layouts.say_labels(str(path), loose)]
+        cures = [folder_files.say_labels(str(path), loose)]
     else:
-        cures = folder_layouts.say_programs(path) or folder_layouts.say_tables(str(path))
-        cures += folder_layouts.say_misnamed([str(path)], folder_layouts.others_inside(path))
-    return errors.DataError(". ".join([f"{path} has no sub-folders{folder_layouts.say_loose(path)}; {_LAYOUT}", *cures]))
+        cures = folder_files.say_programs(path) or folder_files.say_tables(str(path))
+        cures += folder_files.say_misnamed([str(path)], folder_files.others_inside(path))
+    return errors.DataError(". ".join([f"{path} has no sub-folders{folder_files.say_loose(path)}; {_LAYOUT}", *cures]))
 
 
 def _name_rows(rows: Sequence[_Row], folder: Path, pattern: str) -> list[_Row]:
@@ -286,7 +286,7 @@ def _foreign(others: Mapping[tuple[str, str], int], names: Mapping[str, str]) ->
 
 #: what to do with a file that is not a folder, by the ending of its name
 _FILES = {
-    folder_layouts.TABLES: "It is a table of images: write a study file with data.source: manifest and data.path: {path}",
+    folder_files.TABLES: "It is a table of images: write a study file with data.source: manifest and data.path: {path}",
     (".npz",): "It holds arrays: write a study file with data.source: npz and data.path: {path}",
     (".crdownload", ".part", ".partial", ".download"): "Its download is not finished: download it again, and unpack it if it is an archive",
     (".001", ".z01"): "It is a part of an archive: unpack all parts together, for example with: 7z x {path}",
@@ -303,9 +303,9 @@ def _check_folder(path: Path) -> None:
         raise errors.DataError(f"{path}: there is no such folder; check data.path")
     if path.is_dir():
         return
-    if folder_layouts.is_archive(path):
+    if folder_files.is_archive(path):
         raise errors.DataError(
-            f"{path} is an archive; unpack it with: {folder_layouts.unpack(str(path))}, and set data.path to the folder with the classes"
+            f"{path} is an archive; unpack it with: {folder_files.unpack(str(path))}, and set data.path to the folder with the classes"
         )
     cure = next((text for endings, text in _FILES.items() if path.suffix.lower() in endings), None)
     other = "Use data.source: manifest for a table of paths and labels, or npz for arrays"
@@ -343,7 +343,7 @@ def _one_class(path: Path, name: str, rows: Sequence[_Row]) -> errors.DataError:
     shown = wording.visible(image_file.printable(name))
     inside = [row.path for row in rows]
     is_flat = len({Path(one).parent for one in inside}) == 1
-    cures = [folder_layouts.say_labels(str(path), inside)] if is_flat else folder_layouts.say_tables(str(path))
+    cures = [folder_files.say_labels(str(path), inside)] if is_flat else folder_files.say_tables(str(path))
     said = f"{path} has only one class, {shown}; {_LAYOUT}, and at least two. If {shown} contains the classes, set data.path to it"
     return errors.DataError(". ".join([said, *cures]))
 

@@ -24,9 +24,9 @@ from urllib.parse import unquote
 from tuner import errors, wording
 from tuner.spec import study
 from tuner.spec.hyperparameters import TargetKind
-from tuner.tasks.images.data import dataset, folders, image_file, listings
+from tuner.tasks.images.data import dataset, folder_files, folders, image_file, listings
 
-_PARQUET, _JSON_LINES = folders.TABLES[2:4], folders.TABLES[4:]
+_PARQUET, _JSON_LINES = folder_files.TABLES[2:4], folder_files.TABLES[4:]
 #: what to do with a file of another kind, by the ending of its name
 _OTHER_TABLES = {
     (".xlsx", ".xls", ".xlsm", ".ods", ".numbers"): "; save the sheet as CSV in UTF-8",
@@ -61,7 +61,7 @@ _QUOTES = {"'": "'", '"': '"', "`": "`", "‘": "’", "‚": "‘", "“": "”
 _FLAG_VALUES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 #: names of columns that a command in a message lists
 _MOST_FLAGS = 10
-_EXPECTED = f"expected a file that ends in {', '.join(folders.TABLES)}"
+_EXPECTED = f"expected a file that ends in {', '.join(folder_files.TABLES)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,7 +302,7 @@ def _kept(table: Table, data: study.ManifestData) -> tuple[Table, tuple[str, ...
     total = len(table.lines)
     if not data.ignore or not total:
         return table, ()
-    ignored = folders.LeftOut(origin=str(data.path), patterns=data.ignore)
+    ignored = folder_files.LeftOut(origin=str(data.path), patterns=data.ignore)
     labels = [_text(value) or "" for value in table.columns[dataset.nfc(data.label_column)]] if not data.label_columns else [""] * total
     paths = [_text(value) or "" for value in table.columns[dataset.nfc(data.image_column)]]
     rows = [row for row in range(total) if not any(map(ignored.matches, [labels[row], *_names(paths[row])]))]
@@ -385,9 +385,9 @@ def _read_table(data: study.ManifestData) -> Table:
         )
         raise errors.DataError(f"{path} {what}")
     suffix = path.suffix.lower()
-    if folders.is_archive(path):
-        raise errors.DataError(f"{path} is an archive; unpack it with: {folders.unpack(str(path))}, and set data.path to the table")
-    if suffix not in folders.TABLES:
+    if folder_files.is_archive(path):
+        raise errors.DataError(f"{path} is an archive; unpack it with: {folder_files.unpack(str(path))}, and set data.path to the table")
+    if suffix not in folder_files.TABLES:
         cure = next((text for endings, text in _OTHER_TABLES.items() if suffix in endings), "")
         raise errors.DataError(f"{path} is not a manifest; {_EXPECTED}{cure}")
     try:
@@ -775,7 +775,7 @@ class _Places:
 
     def __init__(self, root: Path) -> None:
         self._by_name: dict[str, list[str]] = {}
-        for path in sorted(folders.image_files(str(root))[0]):
+        for path in sorted(folder_files.image_files(str(root))[0]):
             place = os.path.relpath(path, root)
             name, stem = _last(place), _last(_without_ending(place))
             for key in {dataset.nfc(name).casefold(), dataset.nfc(stem).casefold(), _as_number(stem)}:
