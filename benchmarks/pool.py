@@ -1,8 +1,9 @@
-"""Measure the pool of the service on a PostgreSQL of its own: the time from one trial to the next, and faults.
+"""Measure the pool of the service on a PostgreSQL of its own: first reports, the time from one trial to the next, and faults.
 
+`python -m benchmarks.pool first` submits studies to an idle worker with a real trainer, and waits for the first report of each.
 `python -m benchmarks.pool load` queues many studies, and lets workers serve them for a while. `python -m benchmarks.pool faults` kills
-workers and the database while studies of mixed priorities are served, and counts what was trained. Trials are rehearsed: their epochs
-are pauses.
+workers and the database while studies of mixed priorities are served, and counts what was trained. In these two, trials are rehearsed:
+their epochs are pauses.
 """
 
 import argparse
@@ -304,10 +305,44 @@ def _num_results(storage: Storage, study_id: int, number: int) -> int:
     return sum(leases.LeaseEnding(ending).is_result for ending in endings if ending)
 
 
+#: a small study that is really trained
+REAL = {
+    "data": {"source": "digits"},
+    "model": {"backbone": "squeezenet1_1", "weights": "none", "image_size": 32},
+    "training": {"probe_epochs": 3, "epochs": 2},
+    "budget": {"trials": 1},
+}
+
+
+def first_reports(num_studies: int) -> list[float]:
+    """Return the seconds from each submission to the first stored epoch of its first trial, on an idle worker whose trainer is warm."""
+    with postgresql() as server, tempfile.TemporaryDirectory() as name:
+        url, storage = str(server.get_uri()), storages.open(server.get_uri())
+        environment = os.environ | {"TUNER_CACHE": f"{name}/cache", "TUNER_ARTIFACTS": f"{name}/artifacts", "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "tuner", "worker", "--pool", "--storage", url]
+        worker = subprocess.Popen(command, cwd=name, env=environment, stderr=subprocess.DEVNULL)
+        found = []
+        for number in range(num_studies + 1):  # the first one warms the trainer up
+            began = time.monotonic()
+            spec = study_file.parse({"name": f"s{number}", **REAL}, "study.yaml", ROOT)
+            entry = entries.submit(storage, spec, Submission(owner="ann"))
+            query = select(func.count()).select_from(tables.EPOCHS).where(tables.EPOCHS.c.study_id == entry.study_id)
+            while not storage.read(lambda connection, query=query: connection.execute(query).scalar()):  # type: ignore[misc]
+                time.sleep(0.02)
+            found.append(time.monotonic() - began)
+            while entries.count(storage, entries.OPEN):
+                time.sleep(0.1)
+            time.sleep(2.0)
+        worker.terminate()
+        worker.wait(60)
+        storage.close()
+        return found[1:]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one of the two, and print its figures."""
+    """Run one of the measurements, and print its figures."""
     parser = argparse.ArgumentParser(prog="benchmarks.pool")
-    parser.add_argument("what", choices=["load", "faults"])
+    parser.add_argument("what", choices=["first", "load", "faults"])
     parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=16)
     parser.add_argument("--trials", type=int, default=3)
@@ -318,7 +353,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--crashes", type=int, default=2)
     given = parser.parse_args(arguments)
     played = Played(epoch_seconds=given.epoch_seconds, fine_tune_epochs=given.epochs)
-    if given.what == "load":
+    if given.what == "first":
+        print(", ".join(f"{seconds:.1f} s" for seconds in first_reports(5)))
+    elif given.what == "load":
         found = load(num_studies=given.studies, num_workers=given.workers, num_trials=given.trials, seconds=given.seconds, played=played)
         for what, seconds in (("same study", found.same), ("another study", found.other), ("claim", found.claims)):
             if len(seconds) > 1:

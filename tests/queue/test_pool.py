@@ -205,6 +205,32 @@ def test_an_owner_at_a_limit_waits_while_others_are_served(storage: Storage, sub
     assert found == {"one": 1, "two": 4}
 
 
+def test_workers_are_placed_counted_and_drained_on_every_database(storage_url: str) -> None:
+    storage = storages.open(storage_url)
+    for name in ("a", "b"):
+        entries.submit(storage, by_hand.spec(name=name, budget={"trials": 1}), Submission(owner=name, num_wanted=1))
+    workers = [WorkerId.here(f"w{number}") for number in range(3)]
+    for worker in workers:
+        pool.register(storage, worker, Abilities())
+        pool.register(storage, worker, Abilities())  # a retry changes nothing
+    assert sorted(decided(storage, worker) or "" for worker in workers) == ["", "a", "b"]
+    for name in ("a", "b"):
+        study = studies.load(name, storage)
+        by_hand.finish(study, by_hand.must_claim(study), 0.5)
+        entries.settle(study)
+    for worker in workers:
+        assert pool.beat(storage, worker, refusals={"a": "no"})
+        assert decided(storage, worker, num_trials=1) is None
+    assert pool.drain(storage, "w1", now=False, by="eve") == [workers[1].name]
+    for worker in workers:
+        pool.leave(storage, worker, "over")
+        assert not pool.beat(storage, worker, refusals={})
+    assert {one.state for one in entries.entries(storage)} == {QueueState.DONE}
+    used = limits.usage(storage)
+    assert (used["a"].num_trials, used["b"].num_trials) == (1, 1)
+    storage.close()
+
+
 NUM_WORKERS = 32
 STUDIES = {"a": (7, 3), "b": (12, 9), "c": (1, 32), "d": (20, 1), "e": (9, 40)}
 
