@@ -107,9 +107,9 @@ class Crew:
 
     def _start(self) -> subprocess.Popen[bytes]:
         arguments = [self._url, str(self._folder), str(self._played.epoch_seconds), str(self._played.fine_tune_epochs)]
-        errors = (self._folder / "errors.log").open("ab")
         command = [sys.executable, "-m", "benchmarks.pool", "--work", *arguments]
-        return subprocess.Popen(command, cwd=ROOT, stdout=errors, stderr=errors)
+        with (self._folder / "errors.log").open("ab") as errors:
+            return subprocess.Popen(command, cwd=ROOT, stdout=errors, stderr=errors)
 
     def kill(self, pid: int) -> None:
         """Kill a worker, and start another."""
