@@ -31,8 +31,9 @@ class Problem:
     field: str
     #: the given value, what was expected and what to do
     message: str
-    #: line of the file, counted from 1; None: unknown
+    #: line of the file, and column in it, counted from 1; None: unknown
     line: int | None = None
+    column: int | None = None
 
 
 class TunerError(Exception):

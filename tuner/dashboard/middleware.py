@@ -9,13 +9,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from tuner.dashboard import settings
 from tuner.dashboard.pages import rendering
+from tuner.dashboard.problems import problem
 
 #: addresses of health checks, which use IP addresses as host names; their answers contain no data
 HEALTH = ("/healthz", "/readyz")
@@ -129,7 +130,7 @@ class DatabaseOutage:
 
 def _outage(request: Request) -> Response:
     if request.url.path.startswith(("/api", "/tuner/api/")):
-        return JSONResponse({"reason": "The database cannot be reached."}, HTTPStatus.SERVICE_UNAVAILABLE)
+        return problem(HTTPStatus.SERVICE_UNAVAILABLE, "The database cannot be reached.")
     return rendering.outage_page(request)
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from tuner.dashboard.auth import accounts, sessions
 from tuner.dashboard.auth.openid import Provider
-from tuner.dashboard.pages.rendering import MAX_STREAM_SECONDS
+from tuner.dashboard.streams import MAX_STREAM_SECONDS
+from tuner.dashboard.submission import SubmissionRules
 from tuner.errors import RequestError
 
 DEFAULT_HOST = "127.0.0.1"
@@ -62,6 +63,8 @@ class Settings:
     open_metrics: bool = False
     #: provider where users can sign in; None: only here
     openid: Provider | None = None
+    #: what users may submit; None: they cannot submit studies
+    submission: SubmissionRules | None = None
     #: folder with artifacts and spooled reports; None: not used
     artifacts: Path | None = None
 

@@ -174,7 +174,7 @@ def _check_pattern(given: str, info: ValidationInfo) -> str:
     expected = f"expected a regular expression with a part in parentheses, such as {example}"
     try:
         num_parts = re.compile(given).groups
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise ValueError(f"is {given}, which is not a regular expression: {error}; {expected}") from error
     if not num_parts:
         raise ValueError(f"is {given}; {expected}. {meaning}")

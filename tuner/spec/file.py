@@ -31,7 +31,7 @@ def read(path: Path) -> AnyStudySpec:
         SpecError: the file cannot be read or has mistakes; the error lists all of them.
     """
     document = yaml_lines.read(Path(path))
-    return _build(document, origin=str(path), folder=Path(path).parent.resolve())
+    return build(document, origin=str(path), folder=Path(path).parent.resolve())
 
 
 def read_images(path: Path) -> StudySpec:
@@ -53,7 +53,7 @@ def parse(mapping: Any, origin: str, folder: Path | None = None) -> AnyStudySpec
     Raises:
         SpecError: the values have mistakes; the error lists all of them.
     """
-    return _build(yaml_lines.Document(value=mapping), origin=origin, folder=folder)
+    return build(yaml_lines.Document(value=mapping), origin=origin, folder=folder)
 
 
 def dump(spec: AnyStudySpec) -> str:
@@ -130,22 +130,25 @@ def json_schema(task: str = IMAGE_CLASSIFICATION) -> dict[str, Any]:
     return schema.json_schema(tasks.study_class(task))
 
 
-def _build(document: yaml_lines.Document, *, origin: str, folder: Path | None) -> AnyStudySpec:
+def build(document: yaml_lines.Document, *, origin: str, folder: Path | None) -> AnyStudySpec:
+    """Build a study from a document; relative paths start at `folder`, and messages name `origin`.
+
+    Raises:
+        SpecError: the document has mistakes; the error lists all of them, with those that are already known.
+    """
     if not isinstance(document.value, Mapping):
         message = f"is {wording.show(document.value)}; expected keys and values, at least `name: my_study` and `data: …`"
         raise SpecError(origin, [*document.problems, Problem(field="", message=message)])
     task = document.value.get("task", IMAGE_CLASSIFICATION)
-    if task not in tasks.TASKS:
+    if not isinstance(task, str) or task not in tasks.TASKS:
         message = f"is {wording.show(task)}; expected {wording.one_of(list(tasks.TASKS), task)}"
-        raise SpecError(origin, [*document.problems, Problem(field="task", message=message, line=document.line(("task",)))])
+        raise SpecError(origin, [*document.problems, document.problem(("task",), message)])
     found = mistakes.read(document.value, folder, tasks.study_class(task))
     problems = list(document.problems)
     if isinstance(found, list):
         named = {problem.field for problem in problems}
         problems += [
-            Problem(field=mistake.field, message=mistake.message, line=document.line(mistake.path))
-            for mistake in found
-            if not mistake.field or mistake.field not in named
+            document.problem(mistake.path, mistake.message) for mistake in found if not mistake.field or mistake.field not in named
         ]
     if problems:
         raise SpecError(origin, sorted(problems, key=lambda problem: problem.line or 0))

@@ -16,6 +16,8 @@ MAX_BYTES = 1_000_000
 #: only nested aliases make more values than this
 MAX_VALUES = 200_000
 _TAG = "tag:yaml.org,2002:"
+#: a longer number stays text: Python refuses to write it in decimal digits
+_MOST_BITS = 1024
 #: parts of the parser's messages, and what the user can do about each; the first match counts
 _CURES = {
     "'\\t'": "there is a tab here; indent with spaces",
@@ -39,14 +41,24 @@ class Document:
     value: Any = None
     #: line of each value, counted from 1, by its keys and indices
     lines: dict[tuple[str | int, ...], int] = field(default_factory=dict)
+    #: column where each value or its key begins, counted from 1
+    columns: dict[tuple[str | int, ...], int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     num_values: int = 0
 
     def line(self, path: tuple[str | int, ...]) -> int | None:
         """Return the line of a value, or of the nearest enclosing value with a known line."""
+        return self.lines.get(self._known(path))
+
+    def problem(self, path: tuple[str | int, ...], message: str) -> Problem:
+        """Return a mistake of a value, at the place of the value or of the nearest enclosing one with a known place."""
+        known = self._known(path)
+        return Problem(field=dotted(path), message=message, line=self.lines.get(known), column=self.columns.get(known))
+
+    def _known(self, path: tuple[str | int, ...]) -> tuple[str | int, ...]:
         while path and path not in self.lines:
             path = path[:-1]
-        return self.lines.get(path)
+        return path
 
 
 def read(path: Path) -> Document:
@@ -123,7 +135,8 @@ def _syntax_problem(error: MarkedYAMLError) -> Problem:
     # for a key without a colon, the parser reports the line after it
     mark = error.context_mark if "simple key" in message else error.problem_mark
     column = f" (column {mark.column + 1})" if mark else ""
-    return Problem(field="", message=f"is not valid YAML: {cure}{column}", line=mark.line + 1 if mark else None)
+    message = f"is not valid YAML: {cure}{column}"
+    return Problem(field="", message=message, line=mark.line + 1, column=mark.column + 1) if mark else Problem(field="", message=message)
 
 
 def _plain(node: Node, path: tuple[str | int, ...], document: Document, yaml: YAML) -> Any:
@@ -132,6 +145,7 @@ def _plain(node: Node, path: tuple[str | int, ...], document: Document, yaml: YA
         return None
     if path:
         document.lines.setdefault(path, node.start_mark.line + 1)
+        document.columns.setdefault(path, node.start_mark.column + 1)
     if isinstance(node, MappingNode):
         return _plain_mapping(node, path, document, yaml)
     if isinstance(node, SequenceNode):
@@ -142,18 +156,18 @@ def _plain(node: Node, path: tuple[str | int, ...], document: Document, yaml: YA
 def _plain_mapping(node: MappingNode, path: tuple[str | int, ...], document: Document, yaml: YAML) -> Mapping[str, Any]:
     mapping: dict[str, Any] = {}
     for key, value in node.value:
-        line = key.start_mark.line + 1
+        line, column = key.start_mark.line + 1, key.start_mark.column + 1
         if not isinstance(key, ScalarNode) or key.tag != f"{_TAG}str":
             shown = key.value if isinstance(key, ScalarNode) else "a list or mapping"
             message = f"has the key {shown}, which is not text; put it in quotes, or remove it"
-            document.problems.append(Problem(field=dotted(path), message=message, line=line))
+            document.problems.append(Problem(field=dotted(path), message=message, line=line, column=column))
             continue
         inner = (*path, key.value)
         if key.value in mapping:
             message = f"is given twice, in lines {document.lines[inner]} and {line}; remove one of them"
-            document.problems.append(Problem(field=dotted(inner), message=message, line=line))
+            document.problems.append(Problem(field=dotted(inner), message=message, line=line, column=column))
             continue
-        document.lines[inner] = line
+        document.lines[inner], document.columns[inner] = line, column
         mapping[key.value] = _plain(value, inner, document, yaml)
     return mapping
 
@@ -162,13 +176,16 @@ def _plain_scalar(node: Node, path: tuple[str | int, ...], document: Document, y
     kind = str(node.tag).removeprefix(_TAG)
     if kind in ("int", "float", "bool", "null"):
         try:
-            return yaml.constructor.construct_object(node)
+            value = yaml.constructor.construct_object(node)
         except ValueError:  # for example !!int before text
             kind = str(node.tag)
+        else:
+            return node.value if isinstance(value, int) and value.bit_length() > _MOST_BITS else value
     if kind in ("str", "timestamp"):
         return node.value
     message = f"has the tag {node.tag}; a study file contains plain values only, so remove the tag"
-    document.problems.append(Problem(field=dotted(path), message=message, line=node.start_mark.line + 1))
+    line, column = node.start_mark.line + 1, node.start_mark.column + 1
+    document.problems.append(Problem(field=dotted(path), message=message, line=line, column=column))
     return node.value
 
 

@@ -18,6 +18,7 @@ from tuner.spec.space import SpaceRow
 from tuner.spec.study import AnyStudySpec
 from tuner.tasks.images.data.dataset import Dataset
 from tuner.tasks.images.data.splits import Splits, baseline, recommend
+from tuner.tasks.images.spec import cost as costing
 from tuner.tasks.images.spec.cost import Cost
 from tuner.terminal import printing
 
@@ -80,14 +81,7 @@ def tried(facts: Sequence[tuple[str, str]]) -> RenderableType:
 
 def cost(estimated: Cost, *, num_cores: int, num_trials: int | None) -> RenderableType:
     """Show the rough cost, in words."""
-    one = f"probe {wording.duration(estimated.probe_seconds)}, fine-tuning {wording.duration(estimated.fine_tune_seconds)}"
-    facts = [("once", f"images and features: about {wording.duration(estimated.prepare_seconds)}"), ("a trial", f"about: {one}")]
-    if estimated.total_seconds is not None and num_trials is not None:
-        trials = f"{wording.count(num_trials, 'trial')}, {estimated.num_fine_tuned} of them fine-tuned"
-        facts.append(("the study", f"about {wording.duration(estimated.total_seconds)}: {trials}"))
-    caution = "" if estimated.is_known else "; the cost of this backbone is unknown, so this is a guess"
-    facts.append(("", f"on the {wording.count(num_cores, 'core')} here, without a GPU; expect half to twice as long{caution}"))
-    return _facts(facts)
+    return _facts(costing.words(estimated, num_cores=num_cores, num_trials=num_trials))
 
 
 def costs(estimated: Sequence[tuple[TrialModel, Cost]]) -> RenderableType:

@@ -97,7 +97,7 @@ def require_allowed(study: str, named: Iterable[tuple[str, str]], allowed: Seque
         RequestError: it names a module that is not allowed; the message says how to allow it.
     """
     for field, name in named:
-        if not any(_covers(one, name) for one in allowed):
+        if not is_allowed(name, allowed):
             module = name.partition(":")[0]
             known = f" Allowed: {', '.join(allowed)}." if allowed else ""
             raise errors.RequestError(
@@ -105,6 +105,11 @@ def require_allowed(study: str, named: Iterable[tuple[str, str]], allowed: Seque
                 f"If you trust it: --allow-code {module}, or {ALLOW_CODE}={module} in the environment. "
                 "Code named in your own study file is always allowed."
             )
+
+
+def is_allowed(name: str, allowed: Sequence[str]) -> bool:
+    """Return whether allowed modules, files or functions include this function."""
+    return any(_covers(one, name) for one in allowed)
 
 
 def _covers(allowed: str, name: str) -> bool:

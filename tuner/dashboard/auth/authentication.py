@@ -12,12 +12,13 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tuner.dashboard.auth.accounts import Accounts
 from tuner.dashboard.auth.permissions import READING_METHODS, Identity, Role
 from tuner.dashboard.auth.sessions import Sessions, path_prefix
+from tuner.dashboard.problems import problem
 from tuner.dashboard.settings import Settings, StartToken
 from tuner.errors import RequestError
 
@@ -193,7 +194,7 @@ def ask_to_sign_in(request: Request) -> Response:
     if "text/html" in request.headers.get("accept", ""):
         return RedirectResponse(f"{SIGN_IN}?{urlencode({'next': local_path(_page(request))})}", HTTPStatus.SEE_OTHER)
     reason = "Sign in, or send a token: Authorization: Bearer TOKEN"
-    return JSONResponse({"reason": reason}, HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": 'Bearer realm="tuner"'})
+    return problem(HTTPStatus.UNAUTHORIZED, reason, headers={"WWW-Authenticate": 'Bearer realm="tuner"'})
 
 
 def _page(request: Request) -> str:

@@ -6,12 +6,13 @@ from http import HTTPStatus
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tuner.dashboard.auth import authentication, permissions
 from tuner.dashboard.auth.permissions import READING_METHODS, Identity
 from tuner.dashboard.pages import rendering
+from tuner.dashboard.problems import problem
 from tuner.errors import StorageError
 from tuner.storage import audit
 from tuner.storage.engine import Storage
@@ -144,7 +145,7 @@ def _forbidden(scope: Scope, reason: str) -> Response:
     request = Request(scope)
     if "text/html" in request.headers.get("accept", ""):
         return rendering.error_page(request, HTTPStatus.FORBIDDEN, "Permission denied", f"Refused: {reason}.")
-    return JSONResponse({"reason": f"Refused: {reason}."}, HTTPStatus.FORBIDDEN)
+    return problem(HTTPStatus.FORBIDDEN, f"Refused: {reason}.")
 
 
 def _is_same_origin(scope: Scope) -> bool:

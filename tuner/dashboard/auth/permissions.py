@@ -61,10 +61,30 @@ CLOSED = (
     ("POST", "/api/llm/generate_plotly_graph_query"),
     ("POST", "/api/llm/re_generate_plotly_graph_query"),
 )
+_API = "/tuner/api/v1"
+#: changing operations of tuner's own API, in the same syntax
+OPERATIONS: Mapping[tuple[str, str], Role] = {
+    ("POST", f"{_API}/validate"): Role.EDITOR,
+    ("POST", f"{_API}/data"): Role.EDITOR,
+    ("POST", f"{_API}/queue"): Role.EDITOR,
+    ("PATCH", f"{_API}/queue/<name>"): Role.EDITOR,
+    ("POST", f"{_API}/queue/<name>/cancel"): Role.EDITOR,
+    ("POST", f"{_API}/queue/<name>/pause"): Role.EDITOR,
+    ("POST", f"{_API}/queue/<name>/resume"): Role.EDITOR,
+    ("PUT", f"{_API}/limits"): Role.ADMIN,
+    ("POST", f"{_API}/pool/drain"): Role.ADMIN,
+    ("POST", f"{_API}/pool/stop"): Role.ADMIN,
+    ("POST", f"{_API}/pool/start"): Role.ADMIN,
+    ("DELETE", f"{_API}/studies/<study_id:int>"): Role.ADMIN,
+}
+#: scopes of tokens as other services name them, and the role of each
+SCOPES: Mapping[str, Role] = {"read": Role.VIEWER, "submit": Role.EDITOR, "admin": Role.ADMIN}
 #: actions of tuner's own pages; each can require a higher role itself
 _ACTIONS = "/tuner/actions/"
 #: pages for admins
-_PRIVATE = ("/tuner/audit", "/tuner/api/v1/audit")
+_PRIVATE = ("/tuner/audit", f"{_API}/audit")
+#: pages for editors: what they submit, and the data of the server
+_SUBMISSION = ("/tuner/new", f"{_API}/data")
 
 _WILDCARD = re.compile(r"<\w+(?::(int)|:re:([^>]+))?>")
 
@@ -74,7 +94,7 @@ def needed(method: str, path: str, *, allow_migration: bool = False) -> Role | N
     # optuna-dashboard ignores slashes at the end
     path = path.rstrip("/") or "/"
     if method in READING_METHODS:
-        return Role.ADMIN if path.startswith(_PRIVATE) else Role.VIEWER
+        return Role.ADMIN if path.startswith(_PRIVATE) else Role.EDITOR if path.startswith(_SUBMISSION) else Role.VIEWER
     if method == "POST" and path.startswith(_ACTIONS):
         return Role.EDITOR
     if allow_migration and (method, path) == MIGRATION:
@@ -103,4 +123,4 @@ def _pattern(rule: str) -> re.Pattern[str]:
     return re.compile("".join([*parts, re.escape(rule[end:])]))
 
 
-_PATTERNS = [((verb, _pattern(rule)), role) for (verb, rule), role in CHANGES.items()]
+_PATTERNS = [((verb, _pattern(rule)), role) for (verb, rule), role in [*CHANGES.items(), *OPERATIONS.items()]]

@@ -4,27 +4,23 @@ A live page streams its parts at its own address, to requests that accept `text/
 All viewers of a page share one read of the storage.
 """
 
-import asyncio
 import functools
 import hashlib
-import json
-import threading
-import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from tuner import errors
 from tuner.dashboard.auth import sessions
 from tuner.dashboard.auth.permissions import Role
+from tuner.dashboard.streams import MAX_STREAM_SECONDS, Parts, PartsCache, Streams
 from tuner.drawing import templating
 from tuner.views.regret import RegretBounds
 from tuner.views.studies import StudyReader
@@ -37,17 +33,6 @@ POLICY = (
 )
 #: cookie with the chosen theme, light or dark; without it, pages follow the system
 THEME = "tuner_theme"
-#: time between two reads of the storage for an open page
-PERIOD_SECONDS = 0.7
-#: a stream ends after this time and the browser opens a new one, so that a user who lost their rights is signed out
-MAX_STREAM_SECONDS = 300.0
-#: a stream sends something at least this often, so that a closed browser is noticed
-_MAX_SILENCE_SECONDS = 15.0
-#: most pages in the cache
-_MAX_PAGES = 256
-
-#: HTML by the id of its element
-Parts = dict[str, str]
 
 
 class NotFound(Exception):
@@ -142,30 +127,6 @@ def parse_whole(text: str | None, *, otherwise: int, least: int = 0, most: int =
     return int(text) if least <= int(text) <= most else otherwise
 
 
-@dataclass(kw_only=True)
-class PartsCache:
-    """The latest parts of each page. Parts are rendered again when they are older than a period."""
-
-    period_seconds: float = PERIOD_SECONDS * 0.9
-    _parts: dict[tuple[str, ...], tuple[float, Parts]] = field(default_factory=dict)
-    _locks: dict[tuple[str, ...], threading.Lock] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def get(self, key: tuple[str, ...], render: Callable[[], Parts]) -> Parts:
-        """Return the parts of a page. If they are too old, render them once while other callers wait."""
-        with self._lock:
-            if len(self._locks) > _MAX_PAGES:
-                self._parts.clear()
-                self._locks.clear()
-            lock = self._locks.setdefault(key, threading.Lock())
-        with lock:
-            rendered_at, parts = self._parts.get(key, (float("-inf"), {}))
-            if time.monotonic() - rendered_at > self.period_seconds:
-                parts = render()
-                self._parts[key] = (time.monotonic(), parts)
-            return parts
-
-
 @dataclass(frozen=True, kw_only=True)
 class Site:
     """Sources of all pages."""
@@ -177,6 +138,7 @@ class Site:
     #: length of a stream, after which the browser opens a new one
     max_stream_seconds: float = MAX_STREAM_SECONDS
     cache: PartsCache = field(default_factory=PartsCache)
+    streams: Streams = field(default_factory=Streams)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,37 +174,8 @@ def _wants_stream(request: Request) -> bool:
     return "text/event-stream" in request.headers.get("accept", "")
 
 
-def _stream(request: Request, site: Site, render: Callable[[], Parts]) -> StreamingResponse:
+def _stream(request: Request, site: Site, render: Callable[[], Parts]) -> Response:
     """Return a response that sends all parts of a page, then the changed ones."""
     identity = request.state.identity
     key = (sessions.path_prefix(request), request.url.path, request.url.query, identity.role)
-    headers = {"cache-control": "no-store", "x-accel-buffering": "no", "vary": "accept, cookie"}
-    is_over: Callable[[], bool] = getattr(request.app.state, "is_over", lambda: False)
-    events = _events(lambda: site.cache.get(key, render), is_over, site.max_stream_seconds)
-    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
-
-
-async def _events(read: Callable[[], Parts], is_over: Callable[[], bool], max_seconds: float) -> AsyncIterator[bytes]:
-    """Yield events until the browser disconnects, the stream has its maximum length, or the server stops."""
-    started = sent_at = time.monotonic()
-    known: Mapping[str, str] = {}
-    while time.monotonic() - started < max_seconds and not is_over():
-        try:
-            parts = await run_in_threadpool(read)
-        except errors.StorageError:
-            yield b"event: away\ndata: {}\n\n"
-            sent_at = time.monotonic()
-        else:
-            changed = {name: html for name, html in parts.items() if known.get(name) != html}
-            if changed:
-                yield _event(changed)
-                known, sent_at = parts, time.monotonic()
-        if time.monotonic() - sent_at > _MAX_SILENCE_SECONDS:
-            yield b": still here\n\n"
-            sent_at = time.monotonic()
-        await asyncio.sleep(PERIOD_SECONDS)
-
-
-def _event(parts: Mapping[str, str]) -> bytes:
-    # JSON in ASCII contains no line breaks and no surrogates
-    return f"data: {json.dumps(parts)}\n\n".encode("ascii")
+    return site.streams.respond(request, lambda: site.cache.get(key, render), max_seconds=site.max_stream_seconds)

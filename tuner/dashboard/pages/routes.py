@@ -11,6 +11,7 @@ from starlette.staticfiles import StaticFiles
 
 from tuner.dashboard.pages import actions, overview, rendering, study, trial
 from tuner.dashboard.pages.rendering import NotFound, Site, error_page, parse_whole, with_error_pages
+from tuner.dashboard.streams import MAX_STREAM_SECONDS
 from tuner.results import best as bests
 from tuner.results import export
 from tuner.storage.engine import Storage
@@ -25,7 +26,7 @@ NEED_NO_DATABASE = ("/tuner/static/",)
 _EXPORTS = {"yaml": (export.as_yaml, "application/yaml"), "json": (export.as_json, "application/json")}
 
 
-def routes(storage: Storage, artifacts: Path | None = None, *, max_stream_seconds: float = rendering.MAX_STREAM_SECONDS) -> list[BaseRoute]:
+def routes(storage: Storage, artifacts: Path | None = None, *, max_stream_seconds: float = MAX_STREAM_SECONDS) -> list[BaseRoute]:
     """Return the routes at `/` and below `/tuner/`. Each needs `request.state.identity`."""
     regrets = RegretBounds(storage=storage)
     site = Site(reader=StudyReader(storage=storage), regrets=regrets, artifacts=artifacts, max_stream_seconds=max_stream_seconds)

@@ -15,6 +15,7 @@ The table below has the multiply-adds of each backbone at 224 pixels. They grow 
 import statistics
 from dataclasses import dataclass
 
+from tuner import wording
 from tuner.spec import budget, domains, space
 from tuner.spec.hyperparameters import Flip, ProbeSolver
 from tuner.spec.model import TrialModel
@@ -131,6 +132,18 @@ def estimate(spec: StudySpec, *, num_train: int, num_validation: int, epochs: in
         total_seconds=total,
         is_known=all(cost.is_known for cost in found),
     )
+
+
+def words(estimated: Cost, *, num_cores: int, num_trials: int | None) -> list[tuple[str, str]]:
+    """Return a rough cost as pairs of a name and a text."""
+    one = f"probe {wording.duration(estimated.probe_seconds)}, fine-tuning {wording.duration(estimated.fine_tune_seconds)}"
+    facts = [("once", f"images and features: about {wording.duration(estimated.prepare_seconds)}"), ("a trial", f"about: {one}")]
+    if estimated.total_seconds is not None and num_trials is not None:
+        trials = f"{wording.count(num_trials, 'trial')}, {estimated.num_fine_tuned} of them fine-tuned"
+        facts.append(("the study", f"about {wording.duration(estimated.total_seconds)}: {trials}"))
+    caution = "" if estimated.is_known else "; the cost of this backbone is unknown, so this is a guess"
+    facts.append(("", f"on {wording.count(num_cores, 'core')} without a GPU; expect half to twice as long{caution}"))
+    return facts
 
 
 def of_model(spec: StudySpec, model: TrialModel, size: DataSize, *, num_cores: int, seconds_a_multiply_add: float | None = None) -> Cost:

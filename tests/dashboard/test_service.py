@@ -1,0 +1,249 @@
+"""The service over HTTP: study files, folders of data, uploads and streams, for each role."""
+
+import io
+import json
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from tests import databases
+from tests.dashboard.clients import HERE, authentication_of
+from tests.studies import by_hand
+from tests.waiting import until
+from tuner.dashboard import api, app, server
+from tuner.dashboard.auth import accounts
+from tuner.dashboard.auth.permissions import Role
+from tuner.dashboard.settings import Settings
+from tuner.dashboard.submission import SubmissionRules
+from tuner.storage import engine as storages
+from tuner.storage.engine import Storage
+from tuner.studies import study as studies
+from tuner.trust.image_zip import ZipLimits
+from tuner.trust.roots import Roots
+
+GOOD = "name: flowers\ndata:\n  source: folder\n  path: flowers\n"
+
+
+def image(colour: str = "red", **options: Any) -> bytes:
+    written = io.BytesIO()
+    Image.new("RGB", (200, 100), colour).save(written, "JPEG", **options)
+    return written.getvalue()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for name in ("lily", "rose"):
+        (folder / "flowers" / name).mkdir(parents=True)
+        for number in range(3):
+            (folder / "flowers" / name / f"{number}.jpg").write_bytes(image(exif=Image.Exif()))
+    (folder / "flowers" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    (folder / "flowers" / "notes.txt").write_text("x")
+    (folder / ".hidden").mkdir()
+    (folder / "out").symlink_to("/etc")
+    (folder / "uploads").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    opened = storages.open(databases.sqlite(tmp_path_factory.mktemp("storage")))
+    studies.join(by_hand.spec(), opened)
+    return opened
+
+
+@pytest.fixture(scope="module")
+def users_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("users") / "users.json"
+
+
+@pytest.fixture(scope="module")
+def program(storage: Storage, data: Path, users_file: Path) -> Callable[[Role], TestClient]:
+    """Return the client with the token of a role, at a server that takes submissions and small uploads."""
+    rules = SubmissionRules(roots=Roots.of([data]), uploads=data / "uploads", zip_limits=ZipLimits(packed_bytes=1 << 20, free_bytes=0))
+    served = app.build(storage, authentication_of(users_file, submission=rules))
+    tokens = {role: accounts.add_token(users_file, f"the-{role}", role, seconds=None) for role in Role}
+    return lambda role: TestClient(served, base_url=HERE, headers={"Authorization": f"Bearer {tokens[role]}"})
+
+
+@pytest.fixture
+def editor(program: Callable[[Role], TestClient]) -> TestClient:
+    return program(Role.EDITOR)
+
+
+def test_a_study_file_is_checked_and_its_plan_is_told(editor: TestClient) -> None:
+    found = editor.post(f"{api.ROOT}/validate", json={"file": GOOD}).json()
+    assert (found["name"], found["problems"]) == ("flowers", [])
+    assert {"name": "images", "text": "7 files, about 5 to train on"} in found["plan"]
+    found = editor.post(f"{api.ROOT}/validate", json={"file": GOOD + "sampler: randm\n"}).json()
+    assert [(problem["field"], problem["line"], problem["column"]) for problem in found["problems"]] == [("sampler", 5, 1)]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 422),
+        (b"{", 400),
+        (b"[" * 100_000, 400),
+        (b"[]", 422),
+        (b'{"file": 1}', 422),
+        (b'{"file": "a", "x": 1}', 422),
+        (b" " * 400_000, 413),
+    ],
+)
+def test_a_wrong_body_is_refused_as_a_problem(editor: TestClient, body: bytes, status: int) -> None:
+    answer = editor.post(f"{api.ROOT}/validate", content=body)
+    assert (answer.status_code, answer.headers["content-type"], answer.json()["status"]) == (status, "application/problem+json", status)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/validate"), ("POST", "/data?name=x"), ("GET", "/data"), ("GET", "/data/picture?path=x")]
+)
+def test_a_viewer_sees_no_data_and_submits_nothing(program: Callable[[Role], TestClient], method: str, path: str) -> None:
+    answer = program(Role.VIEWER).request(method, api.ROOT + path, json={})
+    assert (answer.status_code, answer.json()["title"]) == (403, "Forbidden")
+
+
+def test_a_server_without_submission_says_how_to_allow_it(storage: Storage, users_file: Path, program: object) -> None:
+    token = accounts.add_token(users_file, "lonely", Role.ADMIN, seconds=None)
+    closed = TestClient(app.build(storage, authentication_of(users_file)), base_url=HERE, headers={"Authorization": f"Bearer {token}"})
+    for method, path in (("POST", "/validate"), ("GET", "/data"), ("POST", "/data?name=x")):
+        answer = closed.request(method, api.ROOT + path, json={"file": GOOD})
+        assert answer.status_code == 409
+        assert "--submit" in answer.json()["detail"] or "--uploads" in answer.json()["detail"]
+
+
+def test_the_schema_is_that_of_the_command(editor: TestClient) -> None:
+    assert editor.get(f"{api.ROOT}/schema").json()["title"] == "A tuner study file"
+    assert editor.get(f"{api.ROOT}/schema", params={"task": "nonsense"}).status_code == 400
+
+
+def test_folders_are_listed_with_counts_and_samples(editor: TestClient, data: Path) -> None:
+    (root,) = editor.get(f"{api.ROOT}/data").json()["folders"]
+    assert (root["path"], root["num_images"]) == (str(data), 7)
+    inside = editor.get(f"{api.ROOT}/data", params={"path": str(data)}).json()
+    assert [(folder["name"], folder["num_images"]) for folder in inside["folders"] if folder["name"] != "uploads"] == [("flowers", 7)]
+    flowers = editor.get(f"{api.ROOT}/data", params={"path": str(data / "flowers")}).json()
+    assert (flowers["parent"], flowers["num_images"]) == (str(data), 1)
+    assert [Path(sample).parent.name for sample in flowers["samples"][:4]] == ["lily", "rose", "lily", "rose"]
+    answer = editor.get(f"{api.ROOT}/data/picture", params={"path": flowers["samples"][0]})
+    assert answer.headers["content-type"] == "image/jpeg"
+    with Image.open(io.BytesIO(answer.content)) as picture:
+        assert picture.size == (96, 96)
+        assert not picture.getexif()
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc", "/", "..", "out", "flowers/../../x", "a\0b", "nowhere", "flowers/notes.txt", "flowers/broken.png", "~", "$HOME"]
+)
+def test_nothing_outside_the_roots_is_shown(editor: TestClient, path: str) -> None:
+    for address in ("/data/picture", "/data"):
+        answer = editor.get(api.ROOT + address, params={"path": path})
+        assert answer.status_code == 404
+        assert "root:" not in answer.text
+
+
+def packed(names: list[str], content: bytes | None = None) -> bytes:
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as opened:
+        for name in names:
+            opened.writestr(name, image() if content is None else content)
+    return written.getvalue()
+
+
+def test_an_upload_becomes_a_folder_of_its_owner(editor: TestClient, data: Path) -> None:
+    content = packed(["pets/cat/1.jpg", "pets/dog/1.jpg", "pets/notes.txt"])
+    answer = editor.post(f"{api.ROOT}/data", params={"name": "pets"}, content=content)
+    assert answer.status_code == 200, answer.text
+    folder = str(data / "uploads" / "the-editor" / "pets")
+    assert answer.json() == {"folder": folder, "num_images": 2, "num_bytes": 2 * len(image()), "left_out": {".txt files": 1}}
+    again = editor.post(f"{api.ROOT}/data", params={"name": "pets"}, content=content)
+    assert (again.status_code, "exists already" in again.json()["detail"]) == (409, True)
+    checked = editor.post(f"{api.ROOT}/validate", json={"file": GOOD.replace("path: flowers", f"path: {folder}")})
+    assert checked.json()["problems"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "status"),
+    [
+        *(
+            ("", packed(["1.jpg"]), 422),
+            ("..", packed(["1.jpg"]), 422),
+            ("a/b", packed(["1.jpg"]), 422),
+            ("x" * 101, packed(["1.jpg"]), 422),
+        ),
+        *(("bad", packed(["../1.jpg"]), 409), ("bad", b"no zip", 409), ("bad", bytes(2 << 20), 413), ("bad", packed(["a.txt"]), 409)),
+    ],
+)
+def test_a_hostile_upload_leaves_nothing(editor: TestClient, data: Path, name: str, content: bytes, status: int) -> None:
+    answer = editor.post(f"{api.ROOT}/data", params={"name": name}, content=content)
+    assert answer.status_code == status
+    assert not (data / "uploads" / "the-editor" / "bad").exists()
+    assert [path for path in (data / "uploads").iterdir() if path.name != "the-editor"] == []
+
+
+@pytest.fixture
+def served(storage: Storage, users_file: Path, data: Path, program: object) -> Iterator[server.Served]:
+    with server.beside(
+        storage, Settings(users=users_file, submission=SubmissionRules(roots=Roots.of([data]), uploads=data / "uploads")), 0
+    ) as served:
+        yield served
+
+
+def test_a_third_upload_at_the_same_time_waits(served: server.Served) -> None:
+    """Two uploads that do not end keep both places."""
+    goes_on = threading.Event()
+    assert served.token is not None
+    address, headers = f"{served.address}{api.ROOT}/data", {"Authorization": f"Bearer {served.token.value}"}
+
+    def slow() -> Iterator[bytes]:
+        yield b"PK"
+        assert goes_on.wait(60)
+
+    def upload(content: Any) -> int:
+        return int(httpx2.post(address, params={"name": "slow"}, content=content, headers=headers, timeout=60).status_code)
+
+    held = [threading.Thread(target=upload, args=(slow(),)) for _ in range(2)]
+    for thread in held:
+        thread.start()
+    try:
+        until(lambda: upload(b"x") == 503, timeout_seconds=30)
+    finally:
+        goes_on.set()
+        for thread in held:
+            thread.join()
+    until(lambda: upload(b"x") == 409, timeout_seconds=30)
+
+
+def test_a_stream_tells_a_change_and_ends_with_the_server(storage: Storage, users_file: Path) -> None:
+    study = studies.load("by-hand", storage)
+    with server.beside(storage, Settings(users=users_file), 0) as served:
+        assert served.token is not None
+        headers = {"Authorization": f"Bearer {served.token.value}"}
+        with httpx2.stream("GET", f"{served.address}{api.ROOT}/studies/{study.id}/events", headers=headers, timeout=60) as answer:
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            events = (json.loads(line.removeprefix("data: ")) for line in answer.iter_lines() if line.startswith("data: "))
+            first = next(events)
+            assert (first["name"], first["trials"]["running"]) == ("by-hand", 0)
+            by_hand.must_claim(study)
+            assert next(events)["trials"]["running"] == 1
+
+
+def test_streams_are_bounded(storage: Storage, served: server.Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert served.token is not None
+    headers = {"Authorization": f"Bearer {served.token.value}"}
+    address = f"{served.address}{api.ROOT}/studies/1/events"
+    with httpx2.Client(headers=headers, timeout=60, limits=httpx2.Limits(max_connections=None)) as client:
+        opened = [client.send(client.build_request("GET", address), stream=True) for _ in range(102)]
+        assert [answer.status_code for answer in opened][:90] == [200] * 90
+        assert opened[-1].status_code == 503
+        assert opened[-1].headers["retry-after"]
+        for answer in opened:
+            answer.close()
