@@ -23,7 +23,7 @@ $(INSTALLED): requirements.lock requirements-assets.lock pyproject.toml
 	@$(PYTHON) -m venv .venv
 	@$(PIP) --require-hashes -r requirements.lock
 	@$(PIP) --require-hashes --no-build-isolation -r requirements-assets.lock
-	@$(PIP) --no-build-isolation --editable .
+	@$(PIP) --no-build-isolation --editable . --editable ./client
 	@touch $@
 
 demo: $(INSTALLED)  ## search studies/animals.yaml with two workers, the dashboard beside it

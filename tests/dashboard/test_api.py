@@ -39,7 +39,7 @@ HOSTILE = [
     "%2e%2e%2f",
 ]
 
-NUM_OPERATIONS = 12
+NUM_OPERATIONS = 27
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_generated_requests_get_documented_responses(opened: storages.Storage, t
     for operation in operations:
 
         @given(case=operation.as_strategy())
-        @settings(max_examples=25, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=8, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
         def ask(case: Any) -> None:
             asked = case.as_transport_kwargs(base_url=HERE)
             names = ("params", "json", "content", "data", "headers")

@@ -17,14 +17,16 @@ from tests import databases
 from tests.dashboard.clients import HERE, authentication_of
 from tests.studies import by_hand
 from tests.waiting import until
-from tuner.dashboard import api, app, server
-from tuner.dashboard.auth import accounts
+from tuner.dashboard import api, app, server, service
+from tuner.dashboard.auth import accounts, permissions
 from tuner.dashboard.auth.permissions import Role
 from tuner.dashboard.settings import Settings
 from tuner.dashboard.submission import SubmissionRules
+from tuner.queue import pool
 from tuner.storage import engine as storages
 from tuner.storage.engine import Storage
 from tuner.studies import study as studies
+from tuner.studies.leases import WorkerId
 from tuner.trust.image_zip import ZipLimits
 from tuner.trust.roots import Roots
 
@@ -247,3 +249,111 @@ def test_streams_are_bounded(storage: Storage, served: server.Served, monkeypatc
         assert opened[-1].headers["retry-after"]
         for answer in opened:
             answer.close()
+
+
+@pytest.fixture
+def queue_of(program: Callable[[Role], TestClient], storage: Storage) -> Callable[..., Any]:
+    """Submit a study of digits with a name, and return the answer."""
+
+    def submit(name: str, *, role: Role = Role.EDITOR, key: str | None = None, **options: Any) -> Any:
+        body = {"file": f"name: {name}\ndata: {{source: digits}}\n", **options}
+        headers = {} if key is None else {"Idempotency-Key": key}
+        return program(role).post(f"{api.ROOT}/queue", json=body, headers=headers)
+
+    return submit
+
+
+def test_a_submitted_study_is_queued_once_for_each_key(queue_of: Callable[..., Any], editor: TestClient) -> None:
+    first = queue_of("once", key="k1", priority=5, workers=3, needs=["gpu"])
+    assert first.status_code == 200, first.text
+    found = first.json()
+    assert (found["state"], found["priority"], found["num_wanted"], found["needs"], found["owner"]) == (
+        "queued",
+        5,
+        3,
+        ["gpu"],
+        "the-editor",
+    )
+    assert queue_of("once", key="k1", priority=5, workers=3, needs=["gpu"]).json() == found
+    assert queue_of("another", key="k1").json()["name"] == "once"  # the key decides
+    assert queue_of("another", key="k1", role=Role.ADMIN).json()["name"] == "another"  # it is the key of another owner
+    again = queue_of("once")
+    assert (again.status_code, "in the queue already" in again.json()["detail"]) == (404, True)
+    assert editor.get(f"{api.ROOT}/queue/once").json() == found
+
+
+def test_a_file_with_mistakes_is_not_queued_and_each_mistake_is_told(editor: TestClient) -> None:
+    answer = editor.post(f"{api.ROOT}/queue", json={"file": GOOD + "sampler: randm\n"})
+    assert answer.status_code == 422
+    assert [(problem["field"], problem["line"]) for problem in answer.json()["problems"]] == [("sampler", 5)]
+    assert editor.get(f"{api.ROOT}/queue/flowers").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [({"priority": 10**6}, 409), ({"workers": 0}, 409), ({"needs": [""]}, 409), ({"after": ["nowhere"]}, 404), ({"priority": "5"}, 422)],
+)
+def test_a_wrong_submission_is_refused(queue_of: Callable[..., Any], options: dict[str, Any], status: int) -> None:
+    assert queue_of("wrong", **options).status_code == status
+
+
+def test_a_study_of_the_queue_is_moved_paused_resumed_and_cancelled(queue_of: Callable[..., Any], editor: TestClient) -> None:
+    assert queue_of("moving").status_code == 200
+    here = f"{api.ROOT}/queue/moving"
+    assert editor.patch(here, json={"priority": 9}).json()["priority"] == 9
+    assert editor.get(f"{api.ROOT}/queue").json()["studies"][0]["name"] == "moving"
+    assert editor.patch(here, json={}).status_code == 422
+    for action, state in (("pause", "paused"), ("resume", "queued"), ("cancel", "cancelled")):
+        assert editor.post(f"{here}/{action}").json()["state"] == state
+    assert editor.get(f"{api.ROOT}/queue").json()["studies"][-1]["name"] == "moving"
+    assert editor.post(f"{here}/cancel").status_code == 404
+    assert editor.post(f"{api.ROOT}/queue/nowhere/cancel").status_code == 404
+
+
+def test_the_queue_has_pages(queue_of: Callable[..., Any], editor: TestClient) -> None:
+    for number in range(3):
+        assert queue_of(f"page-{number}").status_code == 200
+    names: list[str] = []
+    cursor: int | None = 0
+    while cursor is not None:
+        page = editor.get(f"{api.ROOT}/queue", params={"limit": 2, "cursor": cursor}).json()
+        names += [study["name"] for study in page["studies"]]
+        cursor = page["next_cursor"]
+    assert len(names) == len(set(names))
+    assert {"page-0", "page-1", "page-2"} <= set(names)
+
+
+def member(storage: Storage, name: str, *, labels: tuple[str, ...] = (), refusals: dict[str, str] | None = None) -> None:
+    worker = WorkerId.here(name)
+    pool.register(storage, worker, pool.Abilities(labels=labels))
+    pool.beat(storage, worker, refusals=refusals or {})
+
+
+def test_a_study_that_no_worker_can_serve_tells_why(queue_of: Callable[..., Any], editor: TestClient, storage: Storage) -> None:
+    member(storage, "w1", refusals={"stuck": "no folder /srv/data/flowers"})
+    assert queue_of("stuck", needs=["tpu"]).json()["is_stuck"]
+    found = editor.get(f"{api.ROOT}/queue/stuck").json()
+    assert [reason for name, reason in found["refusals"].items() if name.endswith("w1")] == ["has no tpu"]
+    workers = editor.get(f"{api.ROOT}/pool").json()["workers"]
+    assert [worker["idle_because"] for worker in workers if worker["name"].endswith("w1")] == ["stuck: no folder /srv/data/flowers"]
+
+
+def test_an_admin_stops_starts_drains_and_limits_the_pool(program: Callable[[Role], TestClient], storage: Storage) -> None:
+    member(storage, "w2")
+    admin = program(Role.ADMIN)
+    for path, body in (("/pool/stop", None), ("/pool/start", None), ("/pool/drain", {"host": "w2"})):
+        assert program(Role.EDITOR).post(api.ROOT + path, json=body).status_code == 403
+    assert admin.post(f"{api.ROOT}/pool/stop").json()["stopped_by"] == "the-admin"
+    assert admin.post(f"{api.ROOT}/pool/start").json()["stopped_by"] == ""
+    assert len(admin.post(f"{api.ROOT}/pool/drain", json={"host": "w2"}).json()["workers"]) == 1
+    assert admin.post(f"{api.ROOT}/pool/drain", json={"host": "nowhere"}).status_code == 404
+    assert program(Role.EDITOR).put(f"{api.ROOT}/limits", json={"workers": 1}).status_code == 403
+    assert admin.put(f"{api.ROOT}/limits", json={"owner": "ada", "workers": 2}).json()["owners"][0]["workers"] == 2
+    assert admin.put(f"{api.ROOT}/limits", json={"owner": "ada", "workers": None}).json()["owners"][0]["workers"] is None
+    assert admin.put(f"{api.ROOT}/limits", json={"workers": -1}).status_code == 409
+
+
+def test_every_changing_operation_has_its_role_in_the_permissions() -> None:
+    for operation in service.operations(None):
+        path = operation.described_path.replace("{name}", "x").replace("{study}", "1")
+        assert permissions.needed(operation.method, path) is operation.role, path

@@ -9,6 +9,7 @@ from typer import Argument, Option
 from tuner.cli.parameters import (
     DEFAULT_ARTIFACTS,
     DEFAULT_STORAGE,
+    AllowCode,
     Artifacts,
     AsJson,
     Cache,
@@ -68,6 +69,16 @@ def serve(
     open_metrics: Annotated[bool, Option("--open-metrics", help="Serve /metrics without a token.")] = False,
     artifacts: Artifacts = DEFAULT_ARTIFACTS,
     wait: Wait = None,
+    submit: Annotated[bool, Option("--submit", help="Let editors submit studies to the queue. Needs --data-roots.")] = False,
+    data_roots: Annotated[
+        list[Path] | None,
+        Option(envvar="TUNER_DATA_ROOTS", metavar="FOLDER", help="Folder of data for submitted studies (repeatable).", show_default="none"),
+    ] = None,
+    uploads: Annotated[
+        Path | None,
+        Option(envvar="TUNER_UPLOADS", metavar="FOLDER", help="Folder for images that editors upload.", show_default="no uploads"),
+    ] = None,
+    allow_code: AllowCode = None,
 ) -> int:
     """Serve the dashboard to browsers."""
     if context.invoked_subcommand is not None:
@@ -79,7 +90,8 @@ def serve(
         commands_dashboard.DashboardOptions(
             host=host, port=port, opened=opened, users=users, allowed_hosts=allowed_host or [], proxies=proxy or [],
             certificate=certificate, key=key, session=session, allow_migration=allow_migration, open_metrics=open_metrics,
-            artifacts=artifacts, wait=wait, root_path=root_path,
+            artifacts=artifacts, wait=wait, root_path=root_path, submit=submit, data_roots=data_roots or [], uploads=uploads,
+            allow_code=allow_code,
         ),
     )  # fmt: skip
 
@@ -143,14 +155,18 @@ def list_users(users: _Users = None, as_json: AsJson = False) -> int:
 @tokens.command("add")
 def add_token(
     name: _Token,
-    role: _RoleOption,
+    role: Annotated[_Role | None, Option("--role", help="Role: viewer, editor or admin.", show_default=False)] = None,
+    scope: Annotated[
+        Literal["read", "submit", "admin"] | None,
+        Option(help="Scope, in place of a role: read (viewer), submit (editor) or admin.", show_default=False),
+    ] = None,
     expires: Annotated[str | None, Option(metavar="TIME", help="Time until the token expires, e.g. 90d.", show_default="never")] = None,
     users: _Users = None,
 ) -> int:
     """Create a token for a program. It is printed only once."""
     from tuner.commands import dashboard as commands_dashboard
 
-    return commands_dashboard.add_token(users, name, role, expires)
+    return commands_dashboard.add_token(users, name, role, expires, scope=scope)
 
 
 @tokens.command("remove")

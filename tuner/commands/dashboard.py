@@ -6,8 +6,10 @@ import getpass
 import json
 import sys
 import webbrowser
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
@@ -15,11 +17,14 @@ from tuner import wording
 from tuner.commands import artifacts, options, storage_url
 from tuner.commands.waiting import Deadline
 from tuner.dashboard.auth import accounts
-from tuner.dashboard.auth.permissions import Role
+from tuner.dashboard.auth.permissions import SCOPES, Role
 from tuner.errors import RequestError
 from tuner.storage import audit as audits
 from tuner.storage import engine as storages
 from tuner.terminal import plain, printing
+
+if TYPE_CHECKING:
+    from tuner.dashboard.submission import SubmissionRules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +45,10 @@ class DashboardOptions:
     open_metrics: bool
     artifacts: str
     wait: str | None
+    submit: bool = False
+    data_roots: Sequence[Path] = ()
+    uploads: Path | None = None
+    allow_code: str | None = None
 
 
 def serve(url: str, asked: DashboardOptions) -> int:
@@ -60,6 +69,7 @@ def serve(url: str, asked: DashboardOptions) -> int:
         open_metrics=asked.open_metrics,
         artifacts=artifacts.locate(asked.artifacts)[0],
         openid=openid.provider_here(),
+        submission=_submission(asked),
     )
     wait_seconds = options.read_wait_seconds(asked.wait)
     settings.check(wanted)
@@ -73,6 +83,29 @@ def serve(url: str, asked: DashboardOptions) -> int:
 
     server.serve(Deadline(wait_seconds).open_storage(url), wanted, asked.port, ready=ready)
     return 0
+
+
+def _submission(asked: DashboardOptions) -> "SubmissionRules | None":
+    """Return what users may submit; None without --submit.
+
+    Raises:
+        RequestError: an option is missing or wrong.
+    """
+    from tuner.dashboard.submission import SubmissionRules
+    from tuner.trust import user_code
+    from tuner.trust.roots import Roots
+
+    if not asked.submit:
+        if asked.data_roots or asked.uploads:
+            raise RequestError("--data-roots and --uploads apply only to submitted studies; add --submit, or drop them")
+        return None
+    if not asked.data_roots and asked.uploads is None:
+        raise RequestError("--submit needs the folders whose data submitted studies may read: --data-roots /srv/data")
+    uploads = None if asked.uploads is None else asked.uploads.expanduser().resolve()
+    if uploads is not None:
+        uploads.mkdir(parents=True, exist_ok=True)
+    roots = Roots.of([*asked.data_roots, *([] if uploads is None else [uploads])])
+    return SubmissionRules(roots=roots, uploads=uploads, allowed_code=user_code.read_allowed(asked.allow_code))
 
 
 def show_audit(url: str, limit: int, *, as_json: bool) -> int:
@@ -148,10 +181,13 @@ def list_users(path: Path | None, *, as_json: bool) -> int:
     )
 
 
-def add_token(path: Path | None, name: str, role: str, expires: str | None) -> int:
+def add_token(path: Path | None, name: str, role: str | None, expires: str | None, *, scope: str | None = None) -> int:
     """Create a token for a program, and print it."""
     seconds = None if expires is None else options.read_seconds("--expires", expires)
-    token = accounts.add_token(_users_file(path), name, Role(role), seconds=seconds)
+    if (role is None) == (scope is None):
+        raise RequestError("expected one of --role and --scope: --scope submit is the same as --role editor")
+    granted = Role(role) if role is not None else SCOPES[scope or ""]
+    token = accounts.add_token(_users_file(path), name, granted, seconds=seconds)
     plain.line("Copy the token now: it is not stored and not shown again. Programs send it as: Authorization: Bearer TOKEN")
     plain.result(token)
     return 0

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 from pydantic import ConfigDict, create_model
 from starlette.requests import Request
@@ -14,7 +15,6 @@ from tuner.dashboard.operations import (
     CURSOR,
     LIMIT,
     MAX_INT32,
-    ROOT,
     JsonObject,
     Operation,
     RequestFailed,
@@ -34,12 +34,19 @@ from tuner.storage.engine import Storage
 from tuner.studies import study as studies
 from tuner.views import figures
 
+ROOT = operations.ROOT
 _NAME = TextParameter(name="name", description="Only the study of this name.")
 
 
-def routes(storage: Storage, rules: SubmissionRules | None = None, *, max_stream_seconds: float = MAX_STREAM_SECONDS) -> list[BaseRoute]:
+def routes(
+    storage: Storage,
+    rules: SubmissionRules | None = None,
+    *,
+    artifacts: Path | None = None,
+    max_stream_seconds: float = MAX_STREAM_SECONDS,
+) -> list[BaseRoute]:
     """Return the routes below `/tuner/api/`; `rules` are those of submitted studies, None: none can be submitted."""
-    offered = [*_OPERATIONS, *service.operations(rules, max_stream_seconds=max_stream_seconds)]
+    offered = [*_OPERATIONS, *service.operations(rules, artifacts=artifacts, max_stream_seconds=max_stream_seconds)]
     described = _document(offered)
 
     async def describe(request: Request) -> Response:

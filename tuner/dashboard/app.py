@@ -57,7 +57,7 @@ def build(storage: storages.Storage, auth: Authentication) -> Starlette:
         *signin.routes(auth),
         *middleware.routes(lambda: is_available(storage)),
         *metrics.routes(storage, settings.artifacts),
-        *api.routes(storage, settings.submission, max_stream_seconds=settings.max_stream_seconds),
+        *api.routes(storage, settings.submission, artifacts=settings.artifacts, max_stream_seconds=settings.max_stream_seconds),
         *routes.routes(storage, settings.artifacts, max_stream_seconds=settings.max_stream_seconds),
     ]
     optuna_dashboard = cast(ASGIApp, a2wsgi.WSGIMiddleware(_optuna_dashboard(storage, settings.artifacts)))
