@@ -58,10 +58,12 @@ def build(storage: storages.Storage, auth: Authentication) -> Starlette:
         *middleware.routes(lambda: is_available(storage)),
         *metrics.routes(storage, settings.artifacts),
         *api.routes(storage, settings.submission, artifacts=settings.artifacts, max_stream_seconds=settings.max_stream_seconds),
-        *routes.routes(storage, settings.artifacts, max_stream_seconds=settings.max_stream_seconds),
+        *routes.routes(storage, settings.artifacts, rules=settings.submission, max_stream_seconds=settings.max_stream_seconds),
     ]
     optuna_dashboard = cast(ASGIApp, a2wsgi.WSGIMiddleware(_optuna_dashboard(storage, settings.artifacts)))
-    return Starlette(routes=[*own, Mount("/", app=_at_root_only(optuna_dashboard))], middleware=around)
+    built = Starlette(routes=[*own, Mount("/", app=_at_root_only(optuna_dashboard))], middleware=around)
+    built.state.takes_studies = settings.submission is not None
+    return built
 
 
 def _at_root_only(optuna_dashboard: ASGIApp) -> ASGIApp:

@@ -17,6 +17,8 @@ from tuner.errors import StorageError
 from tuner.storage import audit
 from tuner.storage.engine import Storage
 
+#: an open page asks for it as one types
+_CHANGES_NOTHING = "/tuner/api/v1/validate"
 _NEED_NO_ROLE = (authentication.SIGN_IN, authentication.SIGN_OUT)
 
 _log = logging.getLogger(__name__)
@@ -80,7 +82,8 @@ class RecordChanges:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward the request, and record it with the status of the response."""
-        if scope["type"] != "http" or (scope["method"] in READING_METHODS and scope["path"] != authentication.OPENID_BACK):
+        is_reading = scope["type"] == "http" and (scope["method"] in READING_METHODS or scope["path"] == _CHANGES_NOTHING)
+        if scope["type"] != "http" or (is_reading and scope["path"] != authentication.OPENID_BACK):
             await self.app(scope, receive, send)
             return
         study = await run_in_threadpool(self._study_name, scope["path"])

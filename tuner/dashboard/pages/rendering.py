@@ -68,6 +68,7 @@ def text(request: Request, template: str, **variables: Any) -> str:
         .render(
             identity=identity,
             may_edit=identity is not None and identity.role.allows(Role.EDITOR),
+            takes_studies=getattr(getattr(request.scope.get("app"), "state", None), "takes_studies", False),
             theme=theme if theme in ("light", "dark") else "",
             path=request.url.path,
             root=root,

@@ -9,9 +9,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from tuner.dashboard.pages import actions, overview, rendering, study, trial
+from tuner.dashboard.pages import actions, new_study, overview, queue_pages, rendering, study, trial
 from tuner.dashboard.pages.rendering import NotFound, Site, error_page, parse_whole, with_error_pages
 from tuner.dashboard.streams import MAX_STREAM_SECONDS
+from tuner.dashboard.submission import SubmissionRules
 from tuner.results import best as bests
 from tuner.results import export
 from tuner.storage.engine import Storage
@@ -26,17 +27,28 @@ NEED_NO_DATABASE = ("/tuner/static/",)
 _EXPORTS = {"yaml": (export.as_yaml, "application/yaml"), "json": (export.as_json, "application/json")}
 
 
-def routes(storage: Storage, artifacts: Path | None = None, *, max_stream_seconds: float = MAX_STREAM_SECONDS) -> list[BaseRoute]:
+def routes(
+    storage: Storage,
+    artifacts: Path | None = None,
+    *,
+    rules: SubmissionRules | None = None,
+    max_stream_seconds: float = MAX_STREAM_SECONDS,
+) -> list[BaseRoute]:
     """Return the routes at `/` and below `/tuner/`. Each needs `request.state.identity`."""
     regrets = RegretBounds(storage=storage)
     site = Site(reader=StudyReader(storage=storage), regrets=regrets, artifacts=artifacts, max_stream_seconds=max_stream_seconds)
-    pages = [page.route(site) for page in (overview.STUDIES_PAGE, study.PAGE, trial.PAGE, overview.WORKERS_PAGE)]
+    pages = [
+        page.route(site)
+        for page in (overview.STUDIES_PAGE, study.PAGE, trial.PAGE, overview.WORKERS_PAGE, queue_pages.QUEUE_PAGE, queue_pages.POOL_PAGE)
+    ]
     found: list[BaseRoute] = [
         Mount("/tuner/static", _CachedFiles(directory=rendering.STATIC)),
         *pages,
         _best_download(site),
         _mistakes_picture(site),
         *actions.routes(site),
+        *queue_pages.action_routes(site),
+        *new_study.form_routes(site, rules),
         _not_found(),
     ]
     for route in found:

@@ -32,7 +32,7 @@ document.addEventListener("submit", (event) => {
 function replaceParts(parts) {
   for (const [id, html] of Object.entries(parts)) {
     const part = document.getElementById(id);
-    if (!part) continue;
+    if (!part || part.querySelector(".dragging")) continue;
     // keep text that the user is typing, opened details, scroll positions and the keyboard focus
     const active = part.contains(document.activeElement) ? document.activeElement : null;
     if (active && active.matches("input, textarea, select")) continue;
