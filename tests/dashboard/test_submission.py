@@ -85,6 +85,7 @@ def test_each_mistake_has_its_line_and_column(check: Callable[..., CheckedStudy]
 def test_a_path_outside_the_roots_is_refused(check: Callable[..., CheckedStudy], path: str, reason: str) -> None:
     (problem,) = check(GOOD.replace("path: flowers", f"path: {path}")).problems
     assert re.search(reason, problem.message)
+    assert (problem.field, problem.line, problem.column) == ("data.path", 4, 3)
     for source in ("manifest", "npz"):
         assert check(f"name: x\ndata: {{source: {source}, path: {path}}}\n").problems
     assert check(f"name: x\ndata: {{source: manifest, path: flowers, root: {path}}}\n").problems

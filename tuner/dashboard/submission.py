@@ -90,18 +90,21 @@ def check(text: str, rules: SubmissionRules) -> CheckedStudy:
     """Check the text of a study file; every mistake is told, with its line and column."""
     with _AT_ONCE:
         try:
-            spec = _read(text, rules)
-            _require_allowed(spec, rules)
+            document = _document(text)
+            spec = _read(document, rules)
+            enumeration.check_sampler(spec)
         except SpecError as error:
             return CheckedStudy(spec=None, problems=error.problems[:_MAX_PROBLEMS])
         except RequestError as error:
             return CheckedStudy(spec=None, problems=(Problem(field="", message=str(error)),))
+        objections = [document.problem(tuple(name.split(".")), message) for name, message in _objections(spec, rules)]
+        if objections:
+            return CheckedStudy(spec=None, problems=tuple(objections))
         plan, costs = _told(spec)
         return CheckedStudy(spec=spec, plan=plan, cost=costs)
 
 
-def _read(text: str, rules: SubmissionRules) -> AnyStudySpec:
-    document = _document(text)
+def _read(document: Document, rules: SubmissionRules) -> AnyStudySpec:
     if isinstance(document.value, Mapping):
         document.value = copy.deepcopy(document.value)
         for path, message in _refused(document.value, rules):
@@ -178,43 +181,42 @@ def _is_file(name: str) -> bool:
     return name.startswith("kerashub:") or name.lower().endswith(_FILES) or ("/" in name and not name.startswith("python:"))
 
 
-def _require_allowed(spec: AnyStudySpec, rules: SubmissionRules) -> None:
-    """Refuse code that is not allowed, data that is missing, and links in the data that lead out of the roots.
-
-    Raises:
-        RequestError: the study is not accepted; the message says why.
-    """
-    enumeration.check_sampler(spec)
+def _objections(spec: AnyStudySpec, rules: SubmissionRules) -> Iterator[tuple[str, str]]:
+    """Yield each field that names code that is not allowed, or data that is missing or has links out of the roots, and the reason."""
     for name, function in spec.named_code():
         if function.rpartition(":")[0].endswith(".py"):
-            raise DataError(f"{name} is {function}, a file, but a submitted study can only name a module that the workers have installed")
-        if not user_code.is_allowed(function, rules.allowed_code):
+            yield name, f"is {function}, a file, but a submitted study can only name a module that the workers have installed"
+        elif not user_code.is_allowed(function, rules.allowed_code):
             known = f" Allowed: {', '.join(rules.allowed_code)}." if rules.allowed_code else ""
-            raise DataError(f"{name} is {function}, which this server does not allow.{known} An admin allows a module with --allow-code")
+            yield name, f"is {function}, which this server does not allow.{known} An admin allows a module with --allow-code"
     data = getattr(spec, "data", None)
     for key in ("path", "root"):
-        folder = getattr(data, key, None)
-        if isinstance(folder, Path):
-            _require_inside(f"data.{key}", folder, rules.roots)
-    if isinstance(data, ManifestData):
-        _require_rows_inside(data, rules.roots)
+        path = getattr(data, key, None)
+        if isinstance(path, Path) and (message := _missing(path, rules.roots)):
+            yield f"data.{key}", message
+            return
+    if isinstance(data, ManifestData) and (message := _rows_elsewhere(data, rules.roots)):
+        yield "data.path", message
 
 
-def _require_inside(name: str, path: Path, allowed: Roots) -> None:
+def _missing(path: Path, allowed: Roots) -> str:
+    """Return why data cannot be used, as a clause; "" if it can."""
     if not path.exists():
-        raise DataError(f"{name} is {path}, which does not exist on this server")
+        return f"is {path}, which does not exist on this server"
     link = allowed.link_out(path) if path.is_dir() else None
-    if link is not None:
-        raise DataError(f"{name} is {path}, but the link {link} in it leads out of the folders of this server; remove the link")
+    return "" if link is None else f"is {path}, but the link {link} in it leads out of the folders of this server; remove the link"
 
 
-def _require_rows_inside(data: ManifestData, allowed: Roots) -> None:
-    """Refuse a table with the path of an image that is elsewhere."""
+def _rows_elsewhere(data: ManifestData, allowed: Roots) -> str:
+    """Return why the images of a table cannot be used, as a clause; "" if they can."""
     if data.path.stat().st_size > _MOST_TABLE_BYTES:
-        raise DataError(f"data.path is {data.path}, a table of more than {_MOST_TABLE_BYTES >> 20} MiB, which this server does not read")
-    for path in manifests.list_manifest(data).paths:
-        if isinstance(path, str) and not allowed.contains(Path(path)):
-            raise DataError(f"data.path is {data.path}, but its image {path} is outside the folders of this server")
+        return f"is {data.path}, a table of more than {_MOST_TABLE_BYTES >> 20} MiB, which this server does not read"
+    try:
+        paths = manifests.list_manifest(data).paths
+    except DataError as error:
+        return f"is {data.path}, which cannot be used: {error}"
+    outside = next((path for path in paths if isinstance(path, str) and not allowed.contains(Path(path))), None)
+    return "" if outside is None else f"is {data.path}, but its image {outside} is outside the folders of this server"
 
 
 def _told(spec: AnyStudySpec) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
