@@ -170,7 +170,8 @@ def _pause(number: int, asked: str | None) -> float:
     """Return the seconds before the next try: as the server asks, else longer each time, by chance."""
     if asked is not None and asked.isdecimal():
         return min(float(asked), _LONGEST_PAUSE_SECONDS)
-    return min(_LONGEST_PAUSE_SECONDS, 0.25 * 2**number * random.uniform(0.5, 1.0))
+    longest: float = 0.25 * 2**number
+    return min(_LONGEST_PAUSE_SECONDS, longest * random.uniform(0.5, 1.0))
 
 
 def _failure(answer: http.client.HTTPResponse, address: str) -> TunerClientError:

@@ -23,8 +23,8 @@ from tuner.dashboard.operations import (
     dicts,
     fields_of,
     list_of,
+    problem,
 )
-from tuner.dashboard.problems import problem
 from tuner.dashboard.streams import MAX_STREAM_SECONDS
 from tuner.dashboard.submission import SubmissionRules
 from tuner.results import best as bests

@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from tuner.dashboard import settings
+from tuner.dashboard.operations import problem
 from tuner.dashboard.pages import rendering
-from tuner.dashboard.problems import problem
 
 #: addresses of health checks, which use IP addresses as host names; their answers contain no data
 HEALTH = ("/healthz", "/readyz")

@@ -6,6 +6,7 @@ import types
 import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -17,16 +18,23 @@ from starlette.routing import Route
 
 from tuner import errors
 from tuner.dashboard.auth.permissions import Role
-from tuner.dashboard.problems import MEDIA_TYPE, problem
 from tuner.storage.engine import Storage
 
 ROOT = "/tuner/api/v1"
 MAX_INT32 = 2**31 - 1
 #: largest JSON body; uploads have their own limit
 _MAX_BODY_BYTES = 300_000
+#: media type of the answer to a failed request, RFC 9457
+_PROBLEM = "application/problem+json"
 
 JsonObject = dict[str, Any]
 B = TypeVar("B", bound=BaseModel)
+
+
+def problem(status: int, reason: str, *, headers: Mapping[str, str] | None = None, **more: Any) -> Response:
+    """Return the answer to a failed request of a program, as RFC 9457 has it; `reason` repeats `detail` for earlier programs."""
+    content = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": int(status), "detail": reason, "reason": reason}
+    return JSONResponse(content | more, status, headers, media_type=_PROBLEM)
 
 
 class RequestFailed(Exception):
@@ -220,8 +228,8 @@ def _describe(operation: Operation) -> JsonObject:
     elif operation.role is not Role.VIEWER:
         reasons |= {"409": "The server does not allow this."}
     responses: JsonObject = {"200": {"description": "Success."} | _content(operation.model, operation.media_type)}
-    responses |= {status: {"description": reason, **_content(_REFUSAL, MEDIA_TYPE)} for status, reason in sorted(reasons.items())}
-    described = {"summary": operation.summary, "parameters": parameters, "responses": responses}
+    responses |= {status: {"description": reason, **_content(_REFUSAL, _PROBLEM)} for status, reason in sorted(reasons.items())}
+    described: JsonObject = {"summary": operation.summary, "parameters": parameters, "responses": responses}
     if operation.body is not None:
         described["requestBody"] = {"required": True, **_content(operation.body)}
     elif operation.body_type:

@@ -136,7 +136,7 @@ def _of_data(rules: SubmissionRules | None) -> list[Operation]:
     ]  # fmt: skip
 
 
-def submit(storage: Storage, rules: SubmissionRules, owner: str, asked: Any, *, key: str | None = None) -> standing.QueuedStudy:
+def submit(storage: Storage, rules: SubmissionRules, owner: str, asked: Any, *, key: str | None = None) -> standing.StudyInQueue:
     """Check a study file and put it into the queue; `asked` has the fields of `Submit`. The same key submits once.
 
     Raises:
@@ -359,9 +359,9 @@ _SET_LIMITS = body(
     owner=(str | None, None), workers=(int | None, None), trials_a_day=(int | None, None), worker_hours_a_day=(float | None, None),
     artifact_bytes=(int | None, None),
 )  # fmt: skip
-_QUEUED = component("QueuedStudy", "A study in the queue.", **fields_of(standing.QueuedStudy))
+_QUEUED = component("QueuedStudy", "A study in the queue.", **fields_of(standing.StudyInQueue))
 _QUEUE = component("Queue", "One page of the queue.", studies=list_of(_QUEUED), next_cursor=int | None)
-_MEMBER = component("PoolWorker", "A worker of the pool.", **fields_of(standing.PoolWorker))
+_MEMBER = component("PoolWorker", "A worker of the pool.", **fields_of(standing.WorkerOfPool))
 _DAY = component("OwnerDay", "What an owner used in the last day.", **fields_of(standing.OwnerDay))
 _POOL = component(
     "Pool", "The pool.", **fields_of(standing.PoolStanding) | {"workers": list_of(_MEMBER), "owners": list_of(_DAY)}

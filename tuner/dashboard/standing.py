@@ -14,7 +14,7 @@ from tuner.storage.engine import Storage
 
 
 @dataclass(frozen=True, kw_only=True)
-class QueuedStudy:
+class StudyInQueue:
     """A study in the queue."""
 
     id: int
@@ -43,7 +43,7 @@ class QueuedStudy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoolWorker:
+class WorkerOfPool:
     """A worker of the pool."""
 
     name: str
@@ -80,7 +80,7 @@ class PoolStanding:
     """The pool as a whole."""
 
     #: active workers first
-    workers: tuple[PoolWorker, ...]
+    workers: tuple[WorkerOfPool, ...]
     #: who stopped the whole pool; "": nobody
     stopped_by: str
     #: share of the workers' time of the last day in which they worked; None: there were no workers
@@ -89,17 +89,17 @@ class PoolStanding:
     owners: tuple[OwnerDay, ...]
 
 
-def queue(storage: Storage, *, offset: int = 0, limit: int | None = None) -> list[QueuedStudy]:
+def queue(storage: Storage, *, offset: int = 0, limit: int | None = None) -> list[StudyInQueue]:
     """Return the studies of the queue in the order in which they are served, the ended ones last."""
 
-    def read(connection: Connection) -> list[QueuedStudy]:
+    def read(connection: Connection) -> list[StudyInQueue]:
         found = entries.read(connection, limit=limit, offset=offset)
         return _described(connection, found)
 
     return storage.read(read)
 
 
-def one(storage: Storage, name: str) -> QueuedStudy:
+def one(storage: Storage, name: str) -> StudyInQueue:
     """Return a study of the queue.
 
     Raises:
@@ -114,7 +114,7 @@ def whole_pool(storage: Storage) -> PoolStanding:
     return storage.read(_pool)
 
 
-def _described(connection: Connection, found: Sequence[Entry]) -> list[QueuedStudy]:
+def _described(connection: Connection, found: Sequence[Entry]) -> list[StudyInQueue]:
     present = [member for member in pool.read(connection) if member.is_present]
     owners = _owners(connection)
     done = entries.done(connection, {name for each in found for name in each.after})
@@ -134,8 +134,8 @@ def _owners(connection: Connection) -> dict[str, OwnerShare]:
     return pool.owner_shares(connection, limits.read(connection), opened, tables.clock(connection))
 
 
-def _study(each: Entry, waits: str, refusals: dict[str, str], *, is_stuck: bool) -> QueuedStudy:
-    return QueuedStudy(
+def _study(each: Entry, waits: str, refusals: dict[str, str], *, is_stuck: bool) -> StudyInQueue:
+    return StudyInQueue(
         id=each.study_id, name=each.name, state=each.state.value, priority=each.priority, owner=each.owner, num_wanted=each.num_wanted,
         num_workers=each.num_workers, needs=each.needs, after=each.after, preempts=each.preempts, submitted_at=each.submitted_at,
         started_at=each.started_at, ended_at=each.ended_at, message=each.message, waits=waits, refusals=refusals, is_stuck=is_stuck,
@@ -167,8 +167,8 @@ def _pool(connection: Connection) -> PoolStanding:
     )
 
 
-def _worker(member: PoolMember, stopped_by: str) -> PoolWorker:
-    return PoolWorker(
+def _worker(member: PoolMember, stopped_by: str) -> WorkerOfPool:
+    return WorkerOfPool(
         name=member.name, host=member.host, labels=tuple(member.abilities.labels), gpu_memory_bytes=member.abilities.gpu_memory_bytes,
         data_root=member.abilities.data_root, study_id=member.study_id, study=member.study, idle_because=_idle(member, stopped_by),
         since=member.since, num_trials=member.num_trials, silent_seconds=member.silent_seconds, is_present=member.is_present,

@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -27,7 +28,7 @@ class As:
         await self.app(scope, receive, send)
 
 
-def build(storage: Storage, role: Role = Role.ADMIN, artifacts: Path | None = None, **options: float) -> Starlette:
+def build(storage: Storage, role: Role = Role.ADMIN, artifacts: Path | None = None, **options: Any) -> Starlette:
     """Return the pages of a storage for a user with a role."""
     return Starlette(routes=routes.routes(storage, artifacts, **options), middleware=[Middleware(As, role=role)])
 

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tuner.dashboard.auth.accounts import Accounts
 from tuner.dashboard.auth.permissions import READING_METHODS, Identity, Role
 from tuner.dashboard.auth.sessions import Sessions, path_prefix
-from tuner.dashboard.problems import problem
+from tuner.dashboard.operations import problem
 from tuner.dashboard.settings import Settings, StartToken
 from tuner.errors import RequestError
 

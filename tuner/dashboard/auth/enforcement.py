@@ -11,8 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tuner.dashboard.auth import authentication, permissions
 from tuner.dashboard.auth.permissions import READING_METHODS, Identity
+from tuner.dashboard.operations import problem
 from tuner.dashboard.pages import rendering
-from tuner.dashboard.problems import problem
 from tuner.errors import StorageError
 from tuner.storage import audit
 from tuner.storage.engine import Storage

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from tuner.dashboard import standing
 from tuner.dashboard.auth.permissions import Role
 from tuner.dashboard.pages.rendering import LivePage, Refused, Site, error_page, parse_whole, with_error_pages
-from tuner.dashboard.standing import QueuedStudy
+from tuner.dashboard.standing import StudyInQueue
 from tuner.queue import entries, limits, pool
 from tuner.storage.engine import Storage
 
@@ -105,7 +105,7 @@ def _place(storage: Storage, name: str, form: FormData, by: str) -> str:
     return _place_beside(storage, moved, other, waiting, is_after=(step or _text(form, "side")) in ("down", "after"))
 
 
-def _place_beside(storage: Storage, moved: QueuedStudy, other: QueuedStudy, waiting: list[QueuedStudy], *, is_after: bool) -> str:
+def _place_beside(storage: Storage, moved: StudyInQueue, other: StudyInQueue, waiting: list[StudyInQueue], *, is_after: bool) -> str:
     if other.owner != moved.owner and other.priority == moved.priority:
         raise Refused(
             f"{moved.name} and {other.name} have different owners and one priority, so the fair share decides which comes first. "
