@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, insert, select
 
 from tuner.commands import waiting
 from tuner.queue import entries, limits
 from tuner.queue.entries import QueueState, Submission
 from tuner.queue.pool import Abilities
 from tuner.spec import file as study_file
+from tuner.spec.study import AnyStudySpec
 from tuner.storage import engine as storages
 from tuner.storage import tables
 from tuner.storage.engine import Storage
@@ -57,13 +58,18 @@ class Played:
     fine_tune_epochs: int
 
 
-def submit(storage: Storage, name: str, *, trials: int, **asked: Any) -> None:
-    """Queue a study whose trials are all fine-tuned."""
+def spec_of(name: str, num_trials: int) -> AnyStudySpec:
+    """Return a study whose trials are all fine-tuned."""
     given = {
-        "name": name, "data": {"source": "digits"}, "budget": {"trials": trials}, "sampler": "random", "pruner": "none",
+        "name": name, "data": {"source": "digits"}, "budget": {"trials": num_trials}, "sampler": "random", "pruner": "none",
         "training": {"probe_epochs": PROBE_EPOCHS, "promote": 1.0},
     }  # fmt: skip
-    entries.submit(storage, study_file.parse(given, name, ROOT), Submission(**asked))
+    return study_file.parse(given, name, ROOT)
+
+
+def submit(storage: Storage, name: str, *, trials: int, **asked: Any) -> None:
+    """Queue a study."""
+    entries.submit(storage, spec_of(name, trials), Submission(**asked))
 
 
 def work(url: str, folder: Path, played: Played) -> None:
@@ -166,10 +172,12 @@ class Gaps:
 
 def gaps(folder: Path) -> Gaps:
     """Read the logs of the workers."""
-    found = Gaps()
-    for log in sorted(folder.glob("w*.log")):
+    found, logs = Gaps(), [[json.loads(line) for line in log.read_text().splitlines()] for log in sorted(folder.glob("w*.log"))]
+    # until each worker has ended a trial, the processes that start take the cores
+    begin = max(next((line[0] for line in log if line[1] == EventKind.COMPLETED.value), 0.0) for log in logs)
+    for log in logs:
         started_at, ended_at, first_at, study, claimed = None, None, None, "", 0.0
-        for at, what, name, _, message in map(json.loads, log.read_text().splitlines()):
+        for at, what, name, _, message in (line for line in log if line[0] >= begin):
             if what == "claim":
                 claimed += message
             elif what == EventKind.STARTED.value:
@@ -185,12 +193,22 @@ def gaps(folder: Path) -> Gaps:
     return found
 
 
+def fill(connection: Connection, num_studies: int, num_trials: int) -> None:
+    """Queue many studies like the first one, in one transaction."""
+    row = dict(connection.execute(select(tables.QUEUE)).mappings().one())
+    for number in range(1, num_studies):
+        name = f"s{number:04}"
+        study_id = studies.create(connection, spec_of(name, num_trials))
+        changes = {"study_id": study_id, "name": name, "owner": f"o{number % 20}", "priority": number % 3}
+        connection.execute(insert(tables.QUEUE).values(**row | changes))
+
+
 def load(*, num_studies: int, num_workers: int, num_trials: int, seconds: float, played: Played) -> Gaps:
     """Let workers serve a long queue for a while."""
     with postgresql() as server, tempfile.TemporaryDirectory() as name:
         folder, storage = Path(name), storages.open(server.get_uri())
-        for number in range(num_studies):
-            submit(storage, f"s{number:04}", trials=num_trials, owner=f"o{number % 20}", priority=number % 3)
+        submit(storage, "s0000", trials=num_trials, owner="o0")
+        storage.write(lambda connection: fill(connection, num_studies, num_trials))
         crew = Crew(server.get_uri(), folder, played, num_workers)
         time.sleep(seconds)
         codes = crew.end()

@@ -29,6 +29,8 @@ _FOLDERS = {
     "doctor": "integration",
     "integration": "integration",
     "kernels": "integration",
+    "queue/test_fairness.py": "integration",
+    "queue/test_pool.py": "integration",
     "results/verify": "integration",
     "sampling/test_pruners.py": "integration",
     "sampling/test_samplers.py": "integration",
@@ -38,6 +40,7 @@ _FOLDERS = {
     "trainer": "integration",
     "views/test_regret.py": "integration",
     "workers/bucket": "integration",
+    "workers/pool": "integration",
     "workers/worker": "integration",
 }
 #: fixtures that start what a unit test must not need

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, case, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, insert, or_, select, update
 
 from tuner import wording
 from tuner.errors import RequestError, StudyError
@@ -30,6 +30,9 @@ from tuner.studies.study import Study
 MAX_PRIORITY = 1_000
 MAX_WORKERS = 10_000
 _MAX_LABELS = 20
+#: queued studies of each owner, priority and needs that a decision reads first, and of how many priorities
+_FIRST = 3
+_LEVELS = 2
 _MAX_NAME = 200
 _MAX_MESSAGE = 1_000
 
@@ -239,6 +242,23 @@ def read(connection: Connection, states: Collection[QueueState] = (), *, limit: 
     query = _query(connection).where(*_in(states))
     query = query.order_by(has_ended, QUEUE.c.ended_at.desc(), QUEUE.c.priority.desc(), QUEUE.c.position, QUEUE.c.submitted_at)
     return [_entry(row) for row in connection.execute(query.limit(limit).offset(offset or None))]
+
+
+def first(connection: Connection, *, without: Collection[int]) -> list[Entry]:
+    """Return the open studies among which the next one is, in most cases: all that run or wait for others, and the first that are queued.
+
+    These are the first `_FIRST` of each owner, priority and needs, of the highest priorities. Reading a long queue as a whole takes long,
+    and everyone else waits meanwhile. Studies in `without` are not looked for.
+    """
+    beside = [QUEUE.c.owner, QUEUE.c.priority, QUEUE.c.needs]
+    place = func.row_number().over(partition_by=beside, order_by=[QUEUE.c.position, QUEUE.c.submitted_at])
+    level = func.dense_rank().over(order_by=QUEUE.c.priority.desc())
+    is_queued = (QUEUE.c.state == QueueState.QUEUED.value, QUEUE.c.after == "[]", QUEUE.c.study_id.not_in(without))
+    ranked = select(QUEUE.c.study_id, place.label("place"), level.label("level")).where(*is_queued).subquery()
+    early = select(ranked.c.study_id).where(ranked.c.place <= _FIRST, ranked.c.level <= _LEVELS)
+    waits = and_(QUEUE.c.state == QueueState.QUEUED.value, QUEUE.c.after != "[]")
+    wanted = or_(QUEUE.c.state == QueueState.RUNNING.value, waits, QUEUE.c.study_id.in_(early))
+    return [_entry(row) for row in connection.execute(_query(connection).where(wanted))]
 
 
 def done(connection: Connection, names: Collection[str]) -> set[str]:

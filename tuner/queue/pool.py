@@ -4,6 +4,7 @@ Every decision is one transaction under the lock of the settings. No process coo
 for itself, and the lock makes sure that no study gets more workers than it wants.
 """
 
+import collections
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -273,25 +274,25 @@ def signal(storage: Storage, worker: WorkerId) -> Signal:
     return storage.read(lambda connection: _signal(connection, worker))
 
 
-def decide(storage: Storage, worker: WorkerId, look_at: LookAt, *, num_trials: int = 0) -> Place | None:
+def decide(storage: Storage, worker: WorkerId, look_at: LookAt, *, num_trials: int = 0, likely: Entry | None = None) -> Place | None:
     """Return the study that a worker serves next, and give it the place there; None: it becomes idle.
 
     `num_trials`: trials that it has ended in its present study since it came there.
+    `likely`: the study that it will probably get, which saves one wait for the lock.
     """
-    return _decide(storage, worker, look_at, lambda connection, seen: _choose(connection, storage, worker, seen, num_trials))
+    seen = {} if likely is None else {likely.study_id: look_at(likely)}
+    return _decide(storage, look_at, seen, lambda connection: _choose(connection, storage, worker, seen, num_trials))
 
 
 def yield_to(storage: Storage, worker: WorkerId, look_at: LookAt) -> Place | None:
     """Return the study for which a worker must suspend its trial, and give it the place there; None: it continues its trial."""
-    return _decide(storage, worker, look_at, lambda connection, seen: _choose_preempting(connection, storage, worker, seen))
-
-
-def _decide(
-    storage: Storage, worker: WorkerId, look_at: LookAt, chosen: Callable[[Connection, Mapping[int, Look]], Entry | Place | None]
-) -> Place | None:
-    """Look at studies outside of the lock, the best first, until one of them can be served."""
     seen: dict[int, Look] = {}
-    while isinstance(found := storage.write(lambda connection: chosen(connection, seen)), Entry):
+    return _decide(storage, look_at, seen, lambda connection: _choose_preempting(connection, storage, worker, seen))
+
+
+def _decide(storage: Storage, look_at: LookAt, seen: dict[int, Look], chosen: Callable[[Connection], Entry | Place | None]) -> Place | None:
+    """Look at studies outside of the lock, the best first, until one of them can be served."""
+    while isinstance(found := storage.write(chosen), Entry):
         seen[found.study_id] = look_at(found)
     return found
 
@@ -313,21 +314,31 @@ class _Scene:
 
 def _choose(connection: Connection, storage: Storage, worker: WorkerId, seen: Mapping[int, Look], num_trials: int) -> Entry | Place | None:
     """Return the next study, or an entry that the worker must look at first."""
-    scene = _scene(connection, storage, worker)
+    scene = _scene(connection, storage, worker, without=_without(seen))
     if scene is None:
         return None
-    own = scene.own
-    _count(connection, own, num_trials=max(num_trials, own.num_trials))
     found = None
-    if not scene.settings.stopped_by and own.request is WorkerRequest.NONE:
-        found = choice.choose(scene.entries, _asker(scene, seen, num_trials), scene.owners, done=scene.done, now=scene.now)
+    if not scene.settings.stopped_by and scene.own.request is WorkerRequest.NONE:
+        found = _first_choice(connection, scene, seen, num_trials)
         if found is not None and found.study_id not in seen:
             return found
-    return _take(connection, scene, found, seen, num_trials)
+    return _take(connection, scene, found, seen, max(num_trials, scene.own.num_trials))
+
+
+def _first_choice(connection: Connection, scene: _Scene, seen: Mapping[int, Look], num_trials: int) -> Entry | None:
+    """Choose among the first studies of the queue; among all, if the best of these has a lower priority than one that was not read."""
+    asker = _asker(scene, seen, num_trials)
+    found = choice.choose(scene.entries, asker, scene.owners, done=scene.done, now=scene.now)
+    read_down_to = min((one.priority for one in scene.entries if one.state is QueueState.QUEUED and not one.after), default=None)
+    if read_down_to is None or (found is not None and found.priority >= read_down_to):
+        return found
+    everything = _with_others(scene.others, queue_entries.read(connection, OPEN))
+    owners = owner_shares(connection, scene.settings, everything, scene.now)
+    return choice.choose(everything, asker, owners, done=scene.done, now=scene.now)
 
 
 def _choose_preempting(connection: Connection, storage: Storage, worker: WorkerId, seen: Mapping[int, Look]) -> Entry | Place | None:
-    scene = _scene(connection, storage, worker)
+    scene = _scene(connection, storage, worker, without=_without(seen))
     if scene is None:
         return None
     own = scene.own
@@ -340,7 +351,6 @@ def _choose_preempting(connection: Connection, storage: Storage, worker: WorkerI
         return None
     if found.study_id not in seen:
         return found
-    _count(connection, own, num_trials=own.num_trials)
     return _take(connection, scene, found, seen, own.num_trials)
 
 
@@ -354,12 +364,13 @@ def _is_due(scene: _Scene, preempting: Entry, current: Entry) -> bool:
 
 
 def _take(connection: Connection, scene: _Scene, found: Entry | None, seen: Mapping[int, Look], num_trials: int) -> Place | None:
-    """Store which study the worker has now."""
+    """Store which study the worker has now, after counting what it did before."""
     own = scene.own
+    _count(connection, own, num_trials=num_trials)
     study_id = None if found is None else found.study_id
     is_same = study_id == own.study_id
     values: dict[str, Any] = {"seen_at": tables.now(connection), "study_id": study_id}
-    values |= {"num_trials": max(num_trials, own.num_trials)} if is_same else {"num_trials": 0, "since": scene.now}
+    values |= {"num_trials": num_trials} if is_same else {"num_trials": 0, "since": scene.now}
     if found is not None and found.state is QueueState.QUEUED:
         look = seen[found.study_id]
         if found.takes_winner and look.study is not None and look.earlier:
@@ -371,7 +382,6 @@ def _take(connection: Connection, scene: _Scene, found: Entry | None, seen: Mapp
 
 def _asker(scene: _Scene, seen: Mapping[int, Look], num_trials: int) -> Asker:
     own = scene.own
-    without = {study_id for study_id, look in seen.items() if look.refusal or not look.has_trial}
     likenesses = {one.study_id: one.likeness for one in scene.entries}
     return Asker(
         labels=frozenset(own.abilities.labels),
@@ -380,11 +390,15 @@ def _asker(scene: _Scene, seen: Mapping[int, Look], num_trials: int) -> Asker:
         num_trials=num_trials,
         seconds=scene.now - own.since,
         likeness="" if own.study_id is None else likenesses.get(own.study_id, ""),
-        without=without,
+        without=_without(seen),
     )
 
 
-def _scene(connection: Connection, storage: Storage, worker: WorkerId) -> _Scene | None:
+def _without(seen: Mapping[int, Look]) -> set[int]:
+    return {study_id for study_id, look in seen.items() if look.refusal or not look.has_trial}
+
+
+def _scene(connection: Connection, storage: Storage, worker: WorkerId, *, without: Collection[int]) -> _Scene | None:
     settings = limits.lock(connection)
     _lock(connection, worker)  # its heartbeat counts its time, too
     now = tables.clock(connection)
@@ -394,16 +408,18 @@ def _scene(connection: Connection, storage: Storage, worker: WorkerId) -> _Scene
         return None
     steady_seconds = storage.steady_seconds()
     others = [one for one in present if one is not own and not _is_lost(one, worker, steady_seconds)]
-    working: dict[int, int] = {}
-    for one in others:
-        if one.study_id is not None:
-            working[one.study_id] = working.get(one.study_id, 0) + 1
-    entries = [replace(one, num_workers=working.get(one.study_id, 0)) for one in queue_entries.read(connection, OPEN)]
+    entries = _with_others(others, queue_entries.first(connection, without=without))
     afters = {name for one in entries for name in one.after}
     owners = owner_shares(connection, settings, entries, now)
     return _Scene(
         settings=settings, own=own, others=others, entries=entries, owners=owners, done=queue_entries.done(connection, afters), now=now
     )
+
+
+def _with_others(others: Sequence[PoolMember], found: Sequence[Entry]) -> list[Entry]:
+    """Return studies with the number of other workers on each."""
+    working = collections.Counter(one.study_id for one in others)
+    return [one if one.num_workers == working[one.study_id] else replace(one, num_workers=working[one.study_id]) for one in found]
 
 
 def owner_shares(connection: Connection, settings: PoolSettings, entries: Sequence[Entry], now: float) -> dict[str, OwnerShare]:

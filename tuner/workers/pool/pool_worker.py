@@ -52,6 +52,7 @@ class _Session:
     """A stay with one study."""
 
     study: Study
+    entry: Entry
     stopping: Stopping = field(default_factory=Stopping)
     #: trials that ended so far
     num_trials: int = 0
@@ -138,7 +139,7 @@ class PoolWorker:
     def _serve(self, place: Place) -> Place | None:
         """Train trials of one study, and return where the worker goes next; None: it is idle, or it decides again."""
         assert place.look.study is not None, "only a study that was opened is served"
-        session = self._session = _Session(study=place.look.study)
+        session = self._session = _Session(study=place.look.study, entry=replace(place.entry, state=QueueState.RUNNING))
         try:
             self._work(session)
         except StorageError as error:
@@ -187,7 +188,8 @@ class PoolWorker:
         seen = pool.signal(self._storage, self._identity)
         if not seen.is_known:
             pool.register(self._storage, self._identity, self._abilities)
-        return pool.decide(self._storage, self._identity, self._look, num_trials=session.num_trials)
+        likely = session.entry
+        return pool.decide(self._storage, self._identity, self._look, num_trials=session.num_trials, likely=likely)
 
     def _after(self, session: _Session) -> Place | None:
         """Settle a study that has no trial for this worker, and decide again."""
