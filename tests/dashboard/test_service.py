@@ -17,12 +17,15 @@ from tests import databases
 from tests.dashboard.clients import HERE, authentication_of
 from tests.studies import by_hand
 from tests.waiting import until
+from tuner.commands import dashboard
 from tuner.dashboard import api, app, server, service
 from tuner.dashboard.auth import accounts, permissions
 from tuner.dashboard.auth.permissions import Role
 from tuner.dashboard.settings import Settings
 from tuner.dashboard.submission import SubmissionRules
+from tuner.errors import RequestError
 from tuner.queue import pool
+from tuner.storage import audit
 from tuner.storage import engine as storages
 from tuner.storage.engine import Storage
 from tuner.studies import study as studies
@@ -357,3 +360,56 @@ def test_every_changing_operation_has_its_role_in_the_permissions() -> None:
     for operation in service.operations(None):
         path = operation.described_path.replace("{name}", "x").replace("{study}", "1")
         assert permissions.needed(operation.method, path) is operation.role, path
+
+
+def options(**given: Any) -> dashboard.DashboardOptions:
+    """Return the options of `tuner dashboard` with some of submission."""
+    return dashboard.DashboardOptions(
+        host="127.0.0.1", port=0, opened=False, users=None, allowed_hosts=[], proxies=[], root_path=None, certificate=None, key=None,
+        session=None, allow_migration=False, open_metrics=False, artifacts="artifacts", wait=None, **given,
+    )  # fmt: skip
+
+
+def test_the_options_of_the_command_become_the_rules(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    assert dashboard.submission_rules(options()) is None
+    rules = dashboard.submission_rules(
+        options(submit=True, data_roots=[tmp_path / "data"], uploads=tmp_path / "new" / "uploads", allow_code="my_code,other.module")
+    )
+    assert rules is not None
+    assert rules.roots.folders == (tmp_path / "data", tmp_path / "new" / "uploads")
+    assert (rules.uploads, rules.allowed_code) == (tmp_path / "new" / "uploads", ("my_code", "other.module"))
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"submit": True}, "--submit needs the folders"),
+        ({"data_roots": [Path("/tmp")]}, "add --submit"),
+        ({"submit": True, "data_roots": [Path("/")]}, "is the whole disk"),
+        ({"submit": True, "data_roots": [Path("/nowhere/data")]}, "is not a folder"),
+        ({"submit": True, "data_roots": [Path("/tmp")], "allow_code": "a b"}, "--allow-code names"),
+    ],
+)
+def test_wrong_options_of_submission_are_refused(given: dict[str, Any], reason: str) -> None:
+    with pytest.raises(RequestError, match=reason):
+        dashboard.submission_rules(options(**given))
+
+
+@pytest.mark.parametrize(("scope", "role"), permissions.SCOPES.items())
+def test_a_token_of_a_scope_has_its_role(tmp_path: Path, scope: str, role: Role, capsys: pytest.CaptureFixture[str]) -> None:
+    dashboard.add_token(tmp_path / "users.json", "ci", None, None, scope=scope)
+    identity = accounts.Accounts(tmp_path / "users.json").check_token(capsys.readouterr().out.strip())
+    assert identity is not None
+    assert identity.role is role
+    for given in ({"role": None, "scope": None}, {"role": "viewer", "scope": "read"}):
+        with pytest.raises(RequestError, match="one of --role and --scope"):
+            dashboard.add_token(tmp_path / "users.json", "other", given["role"], None, scope=given["scope"])
+
+
+def test_checking_a_file_is_not_recorded_in_the_audit_log(editor: TestClient, storage: Storage) -> None:
+    before = len(audit.read(storage, limit=1000))
+    editor.post(f"{api.ROOT}/validate", json={"file": GOOD})
+    assert len(audit.read(storage, limit=1000)) == before
+    editor.post(f"{api.ROOT}/queue", json={"file": "name: x"})
+    assert len(audit.read(storage, limit=1000)) == before + 1

@@ -69,7 +69,7 @@ def serve(url: str, asked: DashboardOptions) -> int:
         open_metrics=asked.open_metrics,
         artifacts=artifacts.locate(asked.artifacts)[0],
         openid=openid.provider_here(),
-        submission=_submission(asked),
+        submission=submission_rules(asked),
     )
     wait_seconds = options.read_wait_seconds(asked.wait)
     settings.check(wanted)
@@ -85,7 +85,7 @@ def serve(url: str, asked: DashboardOptions) -> int:
     return 0
 
 
-def _submission(asked: DashboardOptions) -> "SubmissionRules | None":
+def submission_rules(asked: DashboardOptions) -> "SubmissionRules | None":
     """Return what users may submit; None without --submit.
 
     Raises:

@@ -75,7 +75,6 @@ OPERATIONS: Mapping[tuple[str, str], Role] = {
     ("POST", f"{_API}/pool/drain"): Role.ADMIN,
     ("POST", f"{_API}/pool/stop"): Role.ADMIN,
     ("POST", f"{_API}/pool/start"): Role.ADMIN,
-    ("DELETE", f"{_API}/studies/<study_id:int>"): Role.ADMIN,
 }
 #: scopes of tokens as other services name them, and the role of each
 SCOPES: Mapping[str, Role] = {"read": Role.VIEWER, "submit": Role.EDITOR, "admin": Role.ADMIN}
