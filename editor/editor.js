@@ -68,7 +68,7 @@ const complete = (schema) => (context) => {
   if (pair) {
     const nodes = around.flatMap((node) => (node.properties?.[pair[1]] ? [node.properties[pair[1]]] : []));
     const found = [...new Set(nodes.flatMap((node) => values(schema, [node, ...alternatives(schema, node)])).map((value) => String(value)))];
-    return found.length ? {from: context.pos - pair[2].length, options: found.map((label) => ({label, type: "enum"}))} : null;
+    return found.length ? {from: context.pos - pair[2].length, validFor: /^[\w./-]*$/, options: found.map((label) => ({label, type: "enum"}))} : null;
   }
   const key = before.match(/^\s*([\w.-]*)$/);
   if (!key || (!key[1] && !context.explicit)) return null;
@@ -77,7 +77,7 @@ const complete = (schema) => (context) => {
     const isSection = alternatives(schema, each).every((one) => one.properties);
     if (!options.has(label)) options.set(label, {label, type: "property", info: each.description, apply: isSection ? `${label}:\n${" ".repeat(before.search(/\S|$/) + 2)}` : `${label}: `});
   }
-  return options.size ? {from: context.pos - key[1].length, options: [...options.values()]} : null;
+  return options.size ? {from: context.pos - key[1].length, validFor: /^[\w.-]*$/, options: [...options.values()]} : null;
 };
 
 window.tunerEditor = {

@@ -83,7 +83,7 @@ def test_a_healthy_storage_of_each_kind_is_ok(places: Path, storage_url: str, ca
     for subject in ("storage", "schema", "clock", "zombies", "leftovers"):
         assert [each["level"] for each in of(found, subject)] == [OK], subject
     assert "1 study, 1 trial" in of(found, "storage")[0]["found"]
-    assert f"and 7 of tuner's (step {migrating.HEAD} of {migrating.HEAD})" in of(found, "schema")[0]["found"]
+    assert f"and 11 of tuner's (step {migrating.HEAD} of {migrating.HEAD})" in of(found, "schema")[0]["found"]
     assert "running or suspended: 1 trial" in of(found, "zombies")[0]["found"]
     assert claimed.number == 0
     assert bool(of(found, "connections")) == storage_url.startswith("postgresql")
