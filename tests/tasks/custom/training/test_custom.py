@@ -37,6 +37,8 @@ def build(hp):
 """
 
 
+#: the same without graphs: to trace them takes longer than a few steps. What may depend on a graph, such as the rest of an epoch, uses CODE
+EAGER = CODE.replace('["mae"])', '["mae"], run_eagerly=True)')
 #: the same arrays as batches that depend on their index only
 BATCHES = """
 class Batches(keras.utils.PyDataset):
@@ -316,7 +318,7 @@ def test_an_epoch_tells_every_metric_under_its_plain_name(prepare: Callable[...,
 
 
 def test_the_stored_weights_are_those_of_the_best_epoch(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
-    ready = prepare()
+    ready = prepare(EAGER)
     finished = ready.train(order(tmp_path), Control(learning_rate=0.1))
     assert finished.weights is not None
     chosen = ChosenValues(values={"learning_rate": 0.1})
@@ -332,7 +334,7 @@ def test_the_stored_weights_are_those_of_the_best_epoch(prepare: Callable[..., P
 
 
 def test_early_stopping_ends_a_trial_that_counts(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
-    ready = prepare(training={"epochs": 50, "batch_size": 64, "early_stopping": {"patience": 2}})
+    ready = prepare(EAGER, training={"epochs": 50, "batch_size": 64, "early_stopping": {"patience": 2}})
     control = Control(learning_rate=0.1)
     finished = ready.train(order(tmp_path), control)
     assert finished.ending is Ending.COMPLETED
@@ -341,7 +343,7 @@ def test_early_stopping_ends_a_trial_that_counts(prepare: Callable[..., Prepared
 
 
 def test_the_value_of_several_trainings_is_their_mean(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
-    ready = prepare(training={"epochs": 2, "executions": 3})
+    ready = prepare(EAGER, training={"epochs": 2, "executions": 3})
     control = Control(learning_rate=0.01)
     finished = ready.train(order(tmp_path), control)
     assert [epoch.step for epoch in control.epochs] == [1, 2, 3, 4, 5, 6]
@@ -352,7 +354,7 @@ def test_the_value_of_several_trainings_is_their_mean(prepare: Callable[..., Pre
 
 
 def test_a_metric_that_fit_does_not_report_is_named(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
-    ready = prepare(objective="val_mse")
+    ready = prepare(EAGER, objective="val_mse")
     with pytest.raises(
         RequestError,
         match="objective.metric is val_mse, but fit reports only loss, mae, val_loss, val_mae; name one of these, or add the metric in",
@@ -361,7 +363,7 @@ def test_a_metric_that_fit_does_not_report_is_named(prepare: Callable[..., Prepa
 
 
 def test_a_loss_that_is_no_number_ends_the_trial_with_its_reason(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
-    ready = prepare(CODE.replace("- 2 * x[:, 1:2])", "* np.nan)"))
+    ready = prepare(EAGER.replace("- 2 * x[:, 1:2])", "* np.nan)"))
     finished = ready.train(order(tmp_path), Control(learning_rate=0.01))
     assert finished.ending is Ending.NOT_FINITE
     assert finished.reason == "the loss was nan in epoch 1; the learning rate may be too high"
@@ -370,7 +372,7 @@ def test_a_loss_that_is_no_number_ends_the_trial_with_its_reason(prepare: Callab
 
 def test_a_function_is_the_metric(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
     metric = "\ndef worst(true, predicted):\n    return float(abs(true - predicted).max())\n"
-    ready = prepare(CODE + metric, objective={"metric": "mine0.py:worst", "direction": "minimize"})
+    ready = prepare(EAGER + metric, objective={"metric": "mine0.py:worst", "direction": "minimize"})
     finished = ready.train(order(tmp_path), Control(learning_rate=0.01))
     assert finished.value is not None
     assert finished.value > 0
@@ -378,7 +380,7 @@ def test_a_function_is_the_metric(prepare: Callable[..., PreparedCode], tmp_path
 
 def test_the_names_that_keras_tuner_gives_a_class_work(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
     hypermodel = (
-        CODE.replace("def build(hp):", "class Model:\n  def build(self, hp):")
+        EAGER.replace("def build(hp):", "class Model:\n  def build(self, hp):")
         .replace("\n    model", "\n        model")
         .replace("\n    return model", "\n        return model")
     )
@@ -424,13 +426,13 @@ def test_what_a_constraint_limits_is_measured_after_the_training(prepare: Callab
     assert alone.costs["size_mb"] == finished.costs["size_mb"]
     assert 0 < alone.costs["latency_ms"] < 1000
     assert alone.value is None
-    free = prepare(training={"epochs": 1})
+    free = prepare(EAGER, training={"epochs": 1})
     assert free.train(order(tmp_path, 1), Control(learning_rate=0.01)).costs == {}
 
 
 def test_every_trial_of_a_trainer_has_the_precision_of_the_study(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
     seen = "\n    POLICIES.append(model.layers[0].compute_dtype)\n    model.compile("
-    code = "POLICIES = []\n" + CODE.replace("\n    model.compile(", seen)
+    code = "POLICIES = []\n" + EAGER.replace("\n    model.compile(", seen)
     ready = prepare(code, training={"epochs": 1, "precision": "bfloat16"})
     weights = [ready.train(order(tmp_path, number), Control(learning_rate=0.01)).weights for number in range(2)]
     assert weights[1] is not None
@@ -440,7 +442,7 @@ def test_every_trial_of_a_trainer_has_the_precision_of_the_study(prepare: Callab
 
 def test_metrics_whose_names_end_in_numbers_stay_apart(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
     named = '[keras.metrics.MeanAbsoluteError(name="mean_at_5"), keras.metrics.MeanAbsoluteError(name="mean_at_10")]'
-    ready = prepare(CODE.replace('["mae"]', named), objective={"metric": "val_mean_at_5", "direction": "minimize"})
+    ready = prepare(EAGER.replace('["mae"]', named), objective={"metric": "val_mean_at_5", "direction": "minimize"})
     control = Control(learning_rate=0.01)
     finished = ready.train(order(tmp_path), control)
     assert set(control.epochs[0].metrics) == {"loss", "mean_at_5", "mean_at_10", "val_loss", "val_mean_at_5", "val_mean_at_10"}
@@ -450,21 +452,21 @@ def test_metrics_whose_names_end_in_numbers_stay_apart(prepare: Callable[..., Pr
     assert scored.value == pytest.approx(scored.metrics["mean_at_5"])
 
 
-@pytest.mark.parametrize("after", [1, 2, 3])
-def test_fewer_steps_than_batches_resume_with_the_same_curve(prepare: Callable[..., PreparedCode], tmp_path: Path, after: int) -> None:
-    ready = prepare(training={"epochs": 4, "batch_size": 16, "steps_per_epoch": 3})  # of 4 batches
+def test_fewer_steps_than_batches_resume_with_the_same_curve(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
+    ready = prepare(EAGER, training={"epochs": 4, "batch_size": 16, "steps_per_epoch": 3})  # of 4 batches
     whole = Control(learning_rate=0.01)
     ready.train(order(tmp_path, 0), whole)
-    wanted = order(tmp_path, 1).model_copy(update={"seed": 7})
-    first, second = Control(learning_rate=0.01, suspend_after=after), Control(learning_rate=0.01)
-    assert ready.train(wanted, first).ending is Ending.SUSPENDED
-    ready.train(wanted, second)
-    told = next(message for message in second.told if isinstance(message, messages.Resumed))
-    assert [epoch.measured for epoch in told.curve] + second.values == pytest.approx(whole.values, abs=1e-6)
+    for after in (1, 2, 3):
+        wanted = order(tmp_path, after).model_copy(update={"seed": 7})
+        first, second = Control(learning_rate=0.01, suspend_after=after), Control(learning_rate=0.01)
+        assert ready.train(wanted, first).ending is Ending.SUSPENDED
+        ready.train(wanted, second)
+        told = next(message for message in second.told if isinstance(message, messages.Resumed))
+        assert [epoch.measured for epoch in told.curve] + second.values == pytest.approx(whole.values, abs=1e-6)
 
 
 def test_a_trial_of_several_trainings_resumes_with_the_best_of_all(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
-    ready = prepare(training={"epochs": 2, "executions": 3})
+    ready = prepare(EAGER, training={"epochs": 2, "executions": 3})
     whole = Control(learning_rate=0.05)
     uninterrupted = ready.train(order(tmp_path, 0), whole)
     wanted = order(tmp_path, 1).model_copy(update={"seed": 7})
@@ -484,7 +486,7 @@ def test_a_trial_of_several_trainings_resumes_with_the_best_of_all(prepare: Call
 
 
 def test_a_trial_that_early_stopping_has_ended_is_not_trained_further(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
-    ready = prepare(training={"epochs": 50, "batch_size": 64, "early_stopping": {"patience": 2}})
+    ready = prepare(EAGER, training={"epochs": 50, "batch_size": 64, "early_stopping": {"patience": 2}})
     ready.timing = fitting.CheckpointTiming(share=1e9)  # a checkpoint is due after each epoch
     whole, again = Control(learning_rate=0.1), Control(learning_rate=0.1)
     finished = ready.train(order(tmp_path), whole)
@@ -510,7 +512,7 @@ def test_an_optimizer_that_does_not_exist_fails_its_trial_only(prepare: Callable
 
 
 def test_weights_can_be_read_after_the_study_got_another_name(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
-    ready = prepare()
+    ready = prepare(EAGER)
     finished = ready.train(order(tmp_path), Control(learning_rate=0.1))
     assert finished.weights is not None
     renamed = custom.prepare(ready._study.model_copy(update={"name": "other"}), cache=tmp_path, share=TrainerShare(threads=1))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.tasks.custom.training.test_custom import CODE, Control, order, prepare  # noqa: F401 -- a fixture
+from tests.tasks.custom.training.test_custom import EAGER, Control, order, prepare  # noqa: F401 -- a fixture
 from tuner.errors import DataError
 from tuner.kernels import checkpoints
 from tuner.protocol import messages
@@ -21,8 +21,8 @@ from tuner.tasks.custom.training import folds, inputs
 from tuner.tasks.custom.training.custom import PreparedCode
 
 Prepare = Callable[..., PreparedCode]
-#: the data function of CODE, without a validation split
-UNDIVIDED = CODE.replace(
+#: the data function of EAGER, without a validation split
+UNDIVIDED = EAGER.replace(
     "return (x[:64], y[:64]), (x[64:80], y[64:80]), (x[80:], y[80:])", "return {'train': (x[:60], y[:60]), 'test': (x[80:], y[80:])}"
 )
 TRAINING = {"epochs": 3, "batch_size": 16}
@@ -204,26 +204,26 @@ def test_the_folds_are_shown_when_the_code_is_tried(prepare: Prepare) -> None:  
     assert "validation" not in facts
 
 
-@pytest.mark.parametrize("after", [1, 3, 4, 8])
-def test_a_trial_that_was_suspended_in_a_fold_ends_with_the_same_result(prepare: Prepare, tmp_path: Path, after: int) -> None:  # noqa: F811
+def test_a_trial_that_was_suspended_in_a_fold_ends_with_the_same_result(prepare: Prepare, tmp_path: Path) -> None:  # noqa: F811
     ready = prepare(UNDIVIDED, training=TRAINING, validation={"folds": 3})
     whole = Control(learning_rate=0.03)
     uninterrupted = ready.train(order(tmp_path, 0), whole)
-    first, second = Control(learning_rate=0.03, suspend_after=after), Control(learning_rate=0.03)
-    wanted = order(tmp_path, 1).model_copy(update={"seed": 7})
-    assert ready.train(wanted, first).ending is Ending.SUSPENDED
-    resumed = ready.train(wanted, second)
-    told = next(message for message in second.told if isinstance(message, messages.Resumed))
-    assert len(told.curve) >= after - 1  # at most one epoch is repeated
-    assert [epoch.measured for epoch in told.curve] + second.values == pytest.approx(whole.values, abs=1e-6)
-    assert [epoch.step for epoch in (*told.curve, *second.epochs)] == list(range(1, 10))
-    assert resumed.value == pytest.approx(uninterrupted.value, abs=1e-6)
-    assert resumed.attributes["best_epochs"] == uninterrupted.attributes["best_epochs"]
-    assert resumed.metrics == pytest.approx(uninterrupted.metrics, abs=1e-6)
+    for after in (1, 3, 4, 8):
+        first, second = Control(learning_rate=0.03, suspend_after=after), Control(learning_rate=0.03)
+        wanted = order(tmp_path, after).model_copy(update={"seed": 7})
+        assert ready.train(wanted, first).ending is Ending.SUSPENDED
+        resumed = ready.train(wanted, second)
+        told = next(message for message in second.told if isinstance(message, messages.Resumed))
+        assert len(told.curve) >= after - 1  # at most one epoch is repeated
+        assert [epoch.measured for epoch in told.curve] + second.values == pytest.approx(whole.values, abs=1e-6)
+        assert [epoch.step for epoch in (*told.curve, *second.epochs)] == list(range(1, 10))
+        assert resumed.value == pytest.approx(uninterrupted.value, abs=1e-6)
+        assert resumed.attributes["best_epochs"] == uninterrupted.attributes["best_epochs"]
+        assert resumed.metrics == pytest.approx(uninterrupted.metrics, abs=1e-6)
 
 
 def test_a_resumed_trial_of_several_trainings_keeps_the_weights_of_the_best(prepare: Prepare, tmp_path: Path) -> None:  # noqa: F811
-    ready = prepare(training={"epochs": 2, "batch_size": 16, "executions": 3})
+    ready = prepare(EAGER, training={"epochs": 2, "batch_size": 16, "executions": 3})
     uninterrupted = ready.train(order(tmp_path, 0), Control(learning_rate=0.03))
     values = uninterrupted.attributes["executions"]
     best = values.index(min(values))

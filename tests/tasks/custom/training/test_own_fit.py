@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tasks.custom.training.test_custom import CODE, Control, order, prepare  # noqa: F401 -- a fixture
+from tests.tasks.custom.training.test_custom import CODE, EAGER, Control, order, prepare  # noqa: F401 -- a fixture
 from tuner.errors import TrainingError
 from tuner.protocol.messages import Ending
 from tuner.tasks.custom.training.custom import PreparedCode
@@ -63,7 +63,7 @@ def test_a_loop_of_its_own_begins_anew(
     prepare: Callable[..., PreparedCode],  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    ready = prepare(CODE + LOOP, **SECTIONS)
+    ready = prepare(EAGER + LOOP, **SECTIONS)
     _, whole = trained(ready, tmp_path, 0)
     trained(ready, tmp_path, 1, suspend_after=2)
     ending, again = trained(ready, tmp_path, 1)
@@ -78,7 +78,7 @@ def test_a_number_that_fit_returns_is_the_value(
     tmp_path: Path,
     given: str,
 ) -> None:
-    ready = prepare(CODE + LOOP.replace("return error", f"return {given}"), **SECTIONS)
+    ready = prepare(EAGER + LOOP.replace("return error", f"return {given}"), **SECTIONS)
     finished = ready.train(order(tmp_path, 0), Control(learning_rate=0.01))
     assert (finished.ending, finished.value) == (Ending.COMPLETED, 0.25)
 
@@ -87,7 +87,7 @@ def test_nan_that_fit_returns_ends_the_trial_with_its_reason(
     prepare: Callable[..., PreparedCode],  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    ready = prepare(CODE + LOOP.replace("return error", "return float('nan')"), **SECTIONS)
+    ready = prepare(EAGER + LOOP.replace("return error", "return float('nan')"), **SECTIONS)
     finished = ready.train(order(tmp_path, 0), Control(learning_rate=0.01))
     assert (finished.ending, finished.value, finished.reason) == (Ending.NOT_FINITE, None, "fit returned nan")
 
@@ -106,6 +106,6 @@ def test_something_else_that_fit_returns_is_refused(
     given: str,
     message: str,
 ) -> None:
-    ready = prepare(CODE + LOOP.replace("return error", f"return {given}"), **SECTIONS)
+    ready = prepare(EAGER + LOOP.replace("return error", f"return {given}"), **SECTIONS)
     with pytest.raises(TrainingError, match=message):
         ready.train(order(tmp_path, 0), Control(learning_rate=0.01))
