@@ -4,8 +4,6 @@ import signal
 import time
 from collections.abc import Callable
 
-import pytest
-
 from tests.acceptance.conftest import Command, Place
 from tests.faults.conftest import assert_whole, num_repeated, script
 from tests.waiting import Ticker
@@ -27,11 +25,12 @@ def stop_each_worker(run: Command) -> None:
         worker.terminate()
 
 
-@pytest.mark.parametrize(("stop", "codes"), [(stop_the_run, (0, 130)), (stop_each_worker, (1,))])
-def test_a_terminated_run_resumes(stop: Callable[[Command], None], codes: tuple[int, ...], place: Place, postgresql_url: str) -> None:
+def test_a_terminated_run_resumes(place: Place, postgresql_url: str) -> None:
     place.write(budget={"trials": 3})
     arguments = ("run", "study.yaml", "--workers", "2", "--storage", postgresql_url, "--no-export")
-    for word, epoch in (("promoted", 10), ("resumed", 20)):
+    stops: list[tuple[str, int, Callable[[Command], None], tuple[int, ...]]]
+    stops = [("promoted", 10, stop_the_run, (0, 130)), ("resumed", 20, stop_each_worker, (1,))]
+    for word, epoch, stop, codes in stops:
         points = [place.wait_point(f"trial {number} epoch {epoch}") for number in (0, 1)]
         stopped = place.tuner(*arguments, script=script(place, *points, fine_tune_epochs=EPOCHS))
         stopped.until("trial", word)
