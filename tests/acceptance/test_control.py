@@ -1,7 +1,6 @@
 """Commands that control a running study; its trainers are rehearsed."""
 
 import json
-from typing import Any
 
 from tests.acceptance.conftest import Place
 from tests.acceptance.test_terminal import Terminal, terminals
@@ -12,22 +11,26 @@ from tuner.views import trial as views_trial
 __all__ = ["terminals"]
 
 
+def said(place: Place, *call: str) -> str:
+    """Return what a command prints that controls the run from this process."""
+    code, out, lines = place.here(*call)
+    assert code == 0, lines
+    return out
+
+
 def test_a_trial_is_stopped_a_configuration_is_enqueued_and_a_worker_ends_after_its_trial(place: Place) -> None:
     first_trial, others = place.wait_point("trial 0 epoch 2"), place.wait_point("epoch 2")
     run = place.tuner("run", "study.yaml", "--trials", "50", script={"wait_at": first_trial.at | others.at})
     run.until("study trial 0 started")
-    code, said = place.tuner("stop", "study", "--trial", "0").end()
-    assert (code, said.startswith("study trial 0 was stopped")) == (0, True)
-    code, said = place.tuner("enqueue", "study", "--set", "dropout=0.125").end()
-    assert code == 0
-    number = int(said.split()[2])
+    assert said(place, "stop", "study", "--trial", "0").startswith("study trial 0 was stopped")
+    number = int(said(place, "enqueue", "study", "--set", "dropout=0.125").split()[2])
     first_trial.go_on()
     run.until("study trial 0 pruned", "stopped by")
     if number > 1:  # the worker took a trial of its own before the config was there
-        assert place.tuner("stop", "study", "--trial", "1").end()[0] == 0
+        said(place, "stop", "study", "--trial", "1")
     run.until(f"study trial {number} started")
-    (worker,) = [seen for seen in watch_json(place)["workers"] if seen["is_present"]]
-    assert place.tuner("stop", "study", "--worker", worker["name"]).end()[0] == 0
+    (worker,) = [seen for seen in json.loads(said(place, "watch", "study", "--json"))["workers"] if seen["is_present"]]
+    said(place, "stop", "study", "--worker", worker["name"])
     others.go_on()
     run.until("ended: asked to end by")
     run.end()
@@ -43,19 +46,19 @@ def test_a_trial_is_stopped_a_configuration_is_enqueued_and_a_worker_ends_after_
 
 def test_a_study_is_stopped_and_resumed_by_other_commands(place: Place) -> None:
     second_epoch = place.wait_point("trial 0 epoch 2")
-    run = place.tuner("run", "study.yaml", "--trials", "20", script=second_epoch.script)
+    run = place.tuner("run", "study.yaml", "--trials", "6", script=second_epoch.script)
     run.until("study trial 0 started")
-    assert place.tuner("stop", "study").end()[0] == 0
+    said(place, "stop", "study")
     second_epoch.go_on()
     assert run.end()[0] == 0
     assert place.states() == ["COMPLETE"]
     worker = place.tuner("worker", "study")
     assert worker.end()[0] == 0
     assert any("it was stopped by" in line for line in worker.lines)
-    assert place.tuner("resume", "study").end()[0] == 0
+    said(place, "resume", "study")
     last = place.tuner("worker", "study")
     assert last.end()[0] == 0, last.lines
-    assert place.states() == ["COMPLETE"] * 20
+    assert place.states() == ["COMPLETE"] * 6
 
 
 def test_a_finished_study_is_watched_on_a_terminal_until_q(finished: Place, terminals: list[Terminal]) -> None:
@@ -74,12 +77,4 @@ def test_watching_without_a_terminal_prints_lines(finished: Place) -> None:
     assert watched.end() == (0, "")
     assert len(watched.lines) == 1
     assert "ended: the budget of 4 trials is spent" in watched.lines[0]
-    assert watch_json(finished)["num_completed"] == 4
-
-
-def watch_json(place: Place) -> dict[str, Any]:
-    code, out = place.tuner("watch", "study", "--json").end()
-    assert code == 0
-    described = json.loads(out)
-    assert isinstance(described, dict)
-    return described
+    assert json.loads(said(finished, "watch", "study", "--json"))["num_completed"] == 4

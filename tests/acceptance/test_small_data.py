@@ -1,4 +1,4 @@
-"""Folds from the search to the final model, and the mean of the best models: real `tuner` processes with small networks."""
+"""Folds from the search to the final model, and the mean of the best models: real workers and trainers with small networks."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def load():
 
 def build(hp):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(hp["units"], "relu"), keras.layers.Dense(2, "softmax")])
-    model.compile(keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.compile(keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy", metrics=["accuracy"], run_eagerly=True)
     return model
 """
 STUDY = {
@@ -50,7 +50,7 @@ def load():
 def build(hp):
     constant = keras.initializers.Constant(hp["bias"])
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, kernel_initializer="zeros", bias_initializer=constant)])
-    model.compile(keras.optimizers.SGD(0.0), "mse")
+    model.compile(keras.optimizers.SGD(0.0), "mse", run_eagerly=True)
     return model
 """
 
@@ -60,33 +60,34 @@ def write(folder: Path) -> None:
     (folder / "small.yaml").write_text(json.dumps(STUDY))
 
 
+def said(place: Place, *call: str, code: int = 0) -> tuple[str, str]:
+    """Return what a command says on stdout and on stderr."""
+    found, out, lines = place.here(*call)
+    assert found == code, lines
+    return out, "\n".join(lines)
+
+
 @pytest.mark.timeout(900)
 def test_the_final_model_of_folds_is_trained_exported_and_predicts(place: Place) -> None:
     write(place.folder)
     run = place.real_tuner("run", "small.yaml", "--threads", "1")
     code, _ = run.end()
     assert code == 0, run.lines
-    found = json.loads(place.real_tuner("best", "small", "--json").end()[1])["result"]
+    found = json.loads(said(place, "best", "small", "--json")[0])["result"]
     assert found["value"] == pytest.approx(sum(found["folds"]) / 3)
-    assert "the mean over 3 folds, with a standard deviation of " in place.real_tuner("best", "small").end()[1]
-    code, out = place.real_tuner("export", "small", "--to", "home", "--allow-code", "small.py").end()
-    assert (code, out) == (2, "")
-    again = place.real_tuner("retrain", "small", "--top", "1", "--seeds", "1", "--threads", "1", "--allow-code", "small.py")
-    code, out = again.end()
-    assert code == 0, again.lines
+    assert "the mean over 3 folds, with a standard deviation of " in said(place, "best", "small")[0]
+    assert said(place, "export", "small", "--to", "home", "--allow-code", "small.py", code=2)[0] == ""
+    out, _ = said(place, "retrain", "small", "--top", "1", "--seeds", "1", "--threads", "1", "--allow-code", "small.py")
     assert "the mean over 3 folds and 1 seed; trained on all folds for " in out
     assert "on the test split not measured" not in out
-    export = place.real_tuner("export", "small", "--version", "1", "--to", "home", "--allow-code", "small.py")
-    code, _ = export.end()
-    assert code == 0, export.lines
+    said(place, "export", "small", "--version", "1", "--to", "home", "--allow-code", "small.py")
     home = place.folder / "home"
     metrics = json.loads((home / "metrics.json").read_text())
     mean = float(out.split("val_accuracy ")[1].split(",")[0])
     assert metrics["value"] == pytest.approx(mean, abs=1e-4)
     assert metrics["examples"] == {"train": 60, "validation": 0, "test": 30}
     assert "| val_accuracy on folds that were not trained on, mean |" in (home / "README.md").read_text()
-    code, _ = place.real_tuner("predict", "home", "home/examples.npz", "--to", "out.npz").end()
-    assert code == 0
+    said(place, "predict", "home", "home/examples.npz", "--to", "out.npz")
     with np.load(place.folder / "out.npz") as arrays, np.load(home / "predictions.npz") as expected:
         assert np.allclose(arrays["output"], expected["output"], atol=1e-5)
 
@@ -100,11 +101,9 @@ def test_the_mean_of_the_best_models_is_shown_beside_the_best_one_and_exported(p
     run = place.real_tuner("run", "small.yaml", "--threads", "1", "--no-export")
     code_of_run, shown = run.end()
     assert code_of_run == 0, run.lines
-    found = json.loads(place.real_tuner("best", "small", "--json").end()[1])["result"]
-    export = place.real_tuner("export", "small", "--to", "home", "--allow-code", "small.py")
-    assert export.end()[0] == 0, export.lines
+    found = json.loads(said(place, "best", "small", "--json")[0])["result"]
+    _, told = said(place, "export", "small", "--to", "home", "--allow-code", "small.py")
     metrics = json.loads((place.folder / "home" / "metrics.json").read_text())
-    told = "\n".join(export.lines)
     formed = found["ensemble"]
     storage = storages.open(f"sqlite:///{place.folder / 'tuner.db'}")
     biases = [trial.params["bias"] for trial in studies.load("small", storage).optuna.get_trials(deepcopy=False)]
@@ -117,9 +116,8 @@ def test_the_mean_of_the_best_models_is_shown_beside_the_best_one_and_exported(p
     assert " alone" in shown
     assert f"exporting the ensemble, mean of trials {order[0]}, {order[1]}: val_loss 0.0025, of trial {order[0]} alone 0.8100" in told
     assert metrics["ensemble"]["value"] == formed["value"]
-    assert place.real_tuner("predict", "home", "home/examples.npz", "--to", "out.npz").end()[0] == 0
+    said(place, "predict", "home", "home/examples.npz", "--to", "out.npz")
     with np.load(place.folder / "out.npz") as arrays:
         assert np.allclose(arrays["output"], 0.05)
-    single = place.real_tuner("export", "small", "--to", "alone", "--single", "--allow-code", "small.py")
-    assert single.end()[0] == 0, single.lines
+    said(place, "export", "small", "--to", "alone", "--single", "--allow-code", "small.py")
     assert "ensemble" not in json.loads((place.folder / "alone" / "metrics.json").read_text())
