@@ -76,13 +76,16 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
     return write
 
 
-def test_a_program_runs_its_objective_waits_for_it_and_stops_it(written: Callable[[str, str], ModuleType]) -> None:
+def test_a_program_runs_its_objective_reads_a_table_of_the_trials_waits_for_it_and_stops_it(
+    written: Callable[[str, str], ModuleType],
+) -> None:
     code = written("quick_objective", OBJECTIVE)
     study = tuner.study("quick", function=code.objective, direction="minimize")
     best = study.run(workers=1, trials=3)
     assert (best.num_completed, study.best.trial, study.is_running) == (3, best.trial, False)
     chosen: Any = best.hyperparameters
     assert best.value == pytest.approx((chosen["x"] - 1) ** 2)
+    require_columns_of_optuna(study)
     study.start(workers=1, trials=5)
     assert study.wait().num_completed == 5
     study.start(workers=1, trials=100_000)
@@ -99,40 +102,32 @@ def test_a_program_runs_its_objective_waits_for_it_and_stops_it(written: Callabl
         tuner.load("quick").run(trials=7)
 
 
-def test_a_table_of_the_trials_has_the_columns_of_optuna(written: Callable[[str, str], ModuleType]) -> None:
-    study = tuner.study("table", function=written("table_objective", OBJECTIVE).objective, direction="minimize")
-    study.run(workers=1, trials=2)
+def require_columns_of_optuna(study: tuner.Study) -> None:
+    """Assert that a table of three trials has them."""
     table = study.trials_dataframe()
     columns = ["number", "value", "datetime_start", "datetime_complete", "duration", "params_x"]
     assert list(table.columns[:6]) == columns
     assert table.columns[-1] == "state"
-    assert list(table["number"]) == [0, 1]
-    assert list(table["state"]) == ["COMPLETE"] * 2
+    assert list(table["number"]) == [0, 1, 2]
+    assert list(table["state"]) == ["COMPLETE"] * 3
     assert list(table["value"]) == pytest.approx([(x - 1) ** 2 for x in table["params_x"]])
     assert list(table["user_attrs_half"]) == pytest.approx([x / 2 for x in table["params_x"]])
 
 
-def test_a_program_trains_its_model(written: Callable[[str, str], ModuleType]) -> None:
+def test_a_program_trains_its_model_and_measures_the_best_again_when_the_run_of_a_study_with_a_limit_ends(
+    written: Callable[[str, str], ModuleType], caplog: pytest.LogCaptureFixture
+) -> None:
     code = written("tiny_model", MODEL)
-    search = {"units": [2, 4]}
-    study = tuner.study("tiny", build=code.build, data=code.load, objective="val_loss", search=search, epochs=2, pruner="none")
+    given: dict[str, Any] = {"build": code.build, "data": code.load, "objective": "val_loss", "search": {"units": [2, 4]}}
+    study = tuner.study("tiny", **given, constraints={"latency_ms": 10000}, epochs=2, pruner="none")
     assert dict(study.spec.named_code()) == {"model.build": "tiny_model.py:build", "data.load": "tiny_model.py:load"}
-    best = study.run(workers=1, trials=2)
+    with caplog.at_level("INFO"):
+        best = study.run(workers=1, trials=2)
     assert best.num_completed == 2
     assert math.isfinite(best.value)
     chosen: Any = best.hyperparameters
     assert chosen.keys() == {"units", "rate"}
     assert best.best_epoch in (1, 2)
-
-
-def test_the_best_trials_of_a_study_with_a_limit_are_measured_again_when_the_run_ends(
-    written: Callable[[str, str], ModuleType], caplog: pytest.LogCaptureFixture
-) -> None:
-    code = written("limited_model", MODEL)
-    given: dict[str, Any] = {"build": code.build, "data": code.load, "objective": "val_loss", "search": {"units": [2, 4]}}
-    study = tuner.study("limited", **given, constraints={"latency_ms": 10000}, epochs=1, pruner="none")
-    with caplog.at_level("INFO"):
-        best = study.run(workers=1, trials=2)
     assert re.search(r"the latency of trials \d, \d was measured again without other workers: nothing changes", caplog.text)
     table = study.trials_dataframe()
     assert table["user_attrs_measured_alone"].tolist() == [True, True]
