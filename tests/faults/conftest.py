@@ -69,17 +69,17 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 @pytest.fixture
-def proxy(postgresql: Any) -> Iterator[Proxy]:
-    folder = make_url(str(postgresql.get_uri())).query["host"]
+def proxy(postgresql_server: Any) -> Iterator[Proxy]:
+    folder = make_url(str(postgresql_server.get_uri())).query["host"]
     assert isinstance(folder, str)
     [target] = [Path(folder) / name for name in (".s.PGSQL.5432",) if (Path(folder) / name).exists()]
     with Proxy(target) as made:
         yield made
 
 
-def over(proxy: Proxy, postgresql: Any, options: dict[str, str]) -> str:
-    """The URL of the server behind the proxy."""
-    url = make_url(str(postgresql.get_uri())).set(host="127.0.0.1", port=proxy.port, query=options)
+def over(proxy: Proxy, postgresql_url: str, options: dict[str, str]) -> str:
+    """The URL of the database behind the proxy."""
+    url = make_url(postgresql_url).set(host="127.0.0.1", port=proxy.port, query=options)
     return url.render_as_string(hide_password=False)
 
 

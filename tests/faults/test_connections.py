@@ -38,22 +38,22 @@ def begun(place: Place, url: str, *points: WaitPoint) -> Command:
     return worker
 
 
-def ended(worker: Command, place: Place, postgresql: Any) -> None:
+def ended(worker: Command, place: Place, postgresql_url: str) -> None:
     """Wait for the end, and see that all is there once."""
     code, _ = worker.end()
     assert code == 0, worker.lines
-    assert_whole(str(postgresql.get_uri()), num_trials=1, num_epochs=EPOCHS)
+    assert_whole(postgresql_url, num_trials=1, num_epochs=EPOCHS)
     assert num_repeated(place) == 0
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("weather", [Weather.CUT, Weather.BLACK_HOLE, Weather.SLOW])
 def test_training_continues_over_a_bad_network(
-    weather: Weather, place: Place, postgresql: Any, proxy: Proxy, record_property: Callable[[str, object], None]
+    weather: Weather, place: Place, postgresql_url: str, proxy: Proxy, record_property: Callable[[str, object], None]
 ) -> None:
     # a slow connection is to be borne, one that says nothing is to be given up
     first_bad, first_good = (place.wait_point(f"trial 0 epoch {epoch}") for epoch in (FIRST_BAD, FIRST_GOOD))
-    worker = begun(place, over(proxy, postgresql, {} if weather is Weather.SLOW else IMPATIENT), first_bad, first_good)
+    worker = begun(place, over(proxy, postgresql_url, {} if weather is Weather.SLOW else IMPATIENT), first_bad, first_good)
     proxy.weather = weather
     if weather is Weather.CUT:
         proxy.cut()
@@ -67,15 +67,15 @@ def test_training_continues_over_a_bad_network(
     assert psutil.pid_exists(worker.process.pid)
     proxy.weather = Weather.FAIR
     first_good.go_on()
-    ended(worker, place, postgresql)
+    ended(worker, place, postgresql_url)
     assert trained_seconds < 2 * ticker.stretch * BAD_EPOCHS * EPOCH_SECONDS
     record_property("seconds", EXTENT.cut_seconds)
     record_property("epochs trained meanwhile", BAD_EPOCHS)
     record_property("repeated", num_repeated(place))
 
 
-def test_a_server_that_takes_all_and_says_nothing_is_given_up_in_bounded_time(proxy: Proxy, postgresql: Any) -> None:
-    storage = storages.open(over(proxy, postgresql, IMPATIENT))
+def test_a_server_that_takes_all_and_says_nothing_is_given_up_in_bounded_time(proxy: Proxy, postgresql_url: str) -> None:
+    storage = storages.open(over(proxy, postgresql_url, IMPATIENT))
     study = studies.join(by_hand.spec(), storage)
     claimed = by_hand.must_claim(study)
     proxy.weather = Weather.BLACK_HOLE
@@ -89,10 +89,10 @@ def test_a_server_that_takes_all_and_says_nothing_is_given_up_in_bounded_time(pr
     storage.close()
 
 
-def test_a_worker_that_falls_silent_in_a_transaction_does_not_lock_out_the_others(proxy: Proxy, postgresql: Any) -> None:
-    storage = storages.open(over(proxy, postgresql, IMPATIENT))
+def test_a_worker_that_falls_silent_in_a_transaction_does_not_lock_out_the_others(proxy: Proxy, postgresql_url: str) -> None:
+    storage = storages.open(over(proxy, postgresql_url, IMPATIENT))
     study = studies.join(by_hand.spec(), storage)
-    other = studies.load(study.name, storages.open(str(postgresql.get_uri())))
+    other = studies.load(study.name, storages.open(postgresql_url))
     connection = storage.engine.connect()
     silent = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
     connection.exec_driver_sql("SELECT * FROM studies FOR UPDATE")
@@ -118,19 +118,19 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("name", [*SETTINGS, "all of them"])
-def test_no_setting_gives_up_a_server_that_acknowledges_and_never_answers(name: str, proxy: Proxy, postgresql: Any) -> None:
+def test_no_setting_gives_up_a_server_that_acknowledges_and_never_answers(name: str, proxy: Proxy, postgresql_url: str) -> None:
     settings = SETTINGS.get(name) or {key: value for each in SETTINGS.values() for key, value in each.items()}
-    assert not ends(psycopg.Connection.connect(libpq_url(proxy, postgresql, settings)), proxy)
+    assert not ends(psycopg.Connection.connect(libpq_url(proxy, postgresql_url, settings)), proxy)
 
 
-def test_a_bounded_connection_gives_it_up(proxy: Proxy, postgresql: Any) -> None:
-    connection = storages.BoundedConnection.connect(libpq_url(proxy, postgresql, {}))
+def test_a_bounded_connection_gives_it_up(proxy: Proxy, postgresql_url: str) -> None:
+    connection = storages.BoundedConnection.connect(libpq_url(proxy, postgresql_url, {}))
     connection.answer_seconds = 2.0
     assert ends(connection, proxy)
 
 
-def libpq_url(proxy: Proxy, postgresql: Any, settings: dict[str, str]) -> str:
-    url = make_url(over(proxy, postgresql, settings)).set(drivername="postgresql")
+def libpq_url(proxy: Proxy, postgresql_url: str, settings: dict[str, str]) -> str:
+    url = make_url(over(proxy, postgresql_url, settings)).set(drivername="postgresql")
     return url.render_as_string(hide_password=False)
 
 
