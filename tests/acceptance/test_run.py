@@ -43,8 +43,8 @@ def test_the_exported_configuration_runs_as_a_study(finished: Place) -> None:
 
 
 def test_a_run_of_a_finished_study_says_so_and_starts_nothing(finished: Place) -> None:
-    code, out = finished.tuner("run", "study.yaml").end()
-    assert code == 0
+    code, out, lines = finished.here("run", "study.yaml")
+    assert code == 0, lines
     assert "the budget of 4 trials is spent" in out
     assert len(finished.states()) == 4
 
@@ -52,22 +52,22 @@ def test_a_run_of_a_finished_study_says_so_and_starts_nothing(finished: Place) -
 def test_a_larger_budget_resumes_the_study_and_a_worker_keeps_the_budget(finished: Place) -> None:
     assert finished.tuner("run", "study.yaml", "--trials", "5").end()[0] == 0
     assert len(finished.states()) == 5
-    assert finished.tuner("worker", "study.yaml").end()[0] == 0
+    assert finished.here("worker", "study.yaml")[0] == 0
     assert len(finished.states()) == 5
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_one_signal_stops_a_run_in_order_and_the_next_run_resumes(place: Place, number: signal.Signals) -> None:
-    fine_tuning = place.wait_point("epoch 4")
-    run = place.tuner("run", "study.yaml", "--workers", "2", script=fine_tuning.script)
-    run.until("promoted")
-    run.until("promoted")
-    run.signal(number)
-    code, out = run.end()
-    assert code == 0, run.lines
-    assert "you stopped it" in out
-    assert place.states() == ["RUNNING"] * 2
-    again = place.tuner("run", "study.yaml", "--workers", "2")
+def test_one_signal_stops_a_run_in_order_and_the_next_run_resumes(place: Place) -> None:
+    for number, word, epoch in ((signal.SIGINT, "promoted", 4), (signal.SIGTERM, "resumed", 5)):
+        fine_tuning = place.wait_point(f"epoch {epoch}")
+        run = place.tuner("run", "study.yaml", "--workers", "2", script=fine_tuning.script)
+        run.until(word)
+        run.until(word)
+        run.signal(number)
+        code, out = run.end()
+        assert code == 0, run.lines
+        assert "you stopped it" in out
+        assert place.states() == ["RUNNING"] * 2
+    again = place.tuner("run", "study.yaml")
     assert again.end()[0] == 0
     assert any("resumed" in line for line in again.lines)
     assert place.states() == ["COMPLETE"] * 4
@@ -109,7 +109,7 @@ def test_workers_end_in_order_when_their_run_is_killed(place: Place, gone: Gone)
     run.end()
     gone(family)
     assert place.states() == ["RUNNING"] * 2
-    again = place.tuner("run", "study.yaml", "--workers", "2")
+    again = place.tuner("run", "study.yaml")
     assert again.end()[0] == 0
     assert place.states() == ["COMPLETE"] * 4
 
@@ -165,11 +165,10 @@ def test_a_study_that_stops_itself_says_why(place: Place) -> None:
 
 def test_a_changed_study_file_is_refused_with_what_changed(finished: Place) -> None:
     finished.write(budget={"trials": 4}, search={"dropout": 0.3})
-    run = finished.tuner("run", "study.yaml")
-    code, out = run.end()
+    code, out, lines = finished.here("run", "study.yaml")
     assert (code, out) == (2, "")
-    assert any("search.dropout" in line for line in run.lines)
-    assert not any("Traceback" in line for line in run.lines)
+    assert any("search.dropout" in line for line in lines)
+    assert not any("Traceback" in line for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -42,11 +42,10 @@ def module(place: Place, name: str) -> Path:
 
 
 def last_line(place: Place, *arguments: str) -> str:
-    """Return the message of a refused command."""
-    command = place.tuner(*arguments)
-    code, out = command.end()
-    assert (code, out, len(command.lines)) == (2, "", 1), command.lines
-    return command.lines[0]
+    """Return the message of a command that is refused before it starts or imports anything."""
+    code, out, lines = place.here(*arguments)
+    assert (code, out, len(lines)) == (2, "", 1), lines
+    return lines[0]
 
 
 def test_a_study_in_the_storage_needs_no_file_and_one_that_has_ended_no_trainer(place: Place) -> None:

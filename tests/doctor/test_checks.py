@@ -1,6 +1,8 @@
 """The command `tuner doctor`: what it prints, what it fixes, what it leaves unchanged."""
 
+import dataclasses
 import datetime as dt
+import functools
 import hashlib
 import json
 import os
@@ -61,12 +63,18 @@ def begin(url: str, **sections: Any) -> Study:
     return studies.join(by_hand.spec(**sections), storages.open(url))
 
 
+@functools.cache
+def ended_process() -> tuple[int, float]:
+    """Return pid and start of a process of this host that was a worker and has ended."""
+    script = "from tuner.studies.leases import WorkerId; w = WorkerId.here('gone'); print(w.pid, w.process_started)"
+    pid, started = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
+    return int(pid), float(started)
+
+
 def ended_worker() -> WorkerId:
     """Return a worker of this host whose process has ended."""
-    script = "from tuner.studies.leases import WorkerId; w = WorkerId.here('gone'); print(w.key, w.pid, w.process_started)"
-    key, pid, started = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
-    here = WorkerId.here("gone")
-    return WorkerId(key=key, name=here.name, namespace=here.namespace, pid=int(pid), process_started=float(started))
+    pid, started = ended_process()
+    return dataclasses.replace(WorkerId.here("gone"), pid=pid, process_started=started)
 
 
 def running(study: Study) -> dict[int, bool]:

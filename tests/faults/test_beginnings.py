@@ -5,7 +5,7 @@ import pytest
 from tests.acceptance.conftest import Place
 from tests.faults.conftest import SOAKS, assert_whole, num_repeated, script
 
-WORKERS = 16 if SOAKS else 8
+WORKERS = 16 if SOAKS else 4
 
 
 @pytest.mark.timeout(600)
