@@ -124,7 +124,7 @@ def standardized_test(context: StudyContext) -> NDArray[np.float32]:
     found = np.concatenate(
         list(features.compute(lambda images: context.backbone.features(images, Features.SEVERAL), context.data.test.images, views.ORIGINAL))
     )
-    mean, variance = context.moments(Features.SEVERAL)
+    mean, variance = context.moments(Hyperparameters(features=Features.SEVERAL))
     return np.asarray((found - mean) / np.sqrt(variance), np.float32)
 
 

@@ -35,6 +35,25 @@ def test_features_are_brought_to_mean_0_and_variance_1() -> None:
     assert np.isfinite(normal).all()
 
 
+def test_a_feature_that_is_constant_in_training_does_not_outweigh_the_others_elsewhere() -> None:
+    other = FEATURES[:1].copy()
+    other[0, 5] += 1.0
+    widths = (3, 3)
+    own = head.standardize(other, MOMENTS).numpy()
+    found = head.standardize(other, head.floored(MOMENTS, 0.3, widths=widths)).numpy()
+    assert own[0, 5] == pytest.approx(1000)
+    usual = np.sqrt(MOMENTS[1][3:].mean())
+    assert found[0, 5] == pytest.approx(1 / (0.3 * usual))
+    np.testing.assert_array_equal(found[:, :5], own[:, :5])
+
+
+def test_a_floor_depends_only_on_the_features_of_its_layer() -> None:
+    mean, variance = np.zeros(6, np.float32), np.array([1, 1, 1e-6, 1e4, 1e4, 1e-6], np.float32)
+    _, found = head.floored((mean, variance), 0.1, widths=(3, 3))
+    np.testing.assert_allclose(found, [1, 1, 0.02 / 3, 1e4, 1e4, 200 / 3], rtol=1e-4)
+    assert head.floored((mean, variance), 0.0, widths=(3, 3)) == (mean, variance)
+
+
 @pytest.mark.parametrize("units", [(), (8,), (8, 5), (8, 5, 3)])
 @pytest.mark.parametrize("activation", Activation)
 def test_a_head_is_the_dense_layers_of_keras(units: tuple[int, ...], activation: Activation) -> None:

@@ -69,12 +69,14 @@ def test_hyperparameters_of_a_study_match_its_own_search_space(seed: int) -> Non
     ],
 )  # fmt: skip
 def test_a_mismatch_is_reported_with_what_was_expected(search: Mapping[str, Any], known: Mapping[str, Any], reasons: list[str]) -> None:
-    usual: dict[str, Any] = {"ema": 0.99, "layer_decay": 0.9, "augmentation": Augmentation(flip="horizontal", translation=0.1)}
+    augmentation = Augmentation(flip="horizontal", translation=0.1)
+    usual: dict[str, Any] = {"ema": 0.99, "layer_decay": 0.9, "feature_floor": 0.3, "augmentation": augmentation}
     assert matching.match(Hyperparameters.model_validate(usual | dict(known)), spec(**search)) == reasons
 
 
 def test_a_changed_scale_does_not_matter() -> None:
-    known = Hyperparameters(weight_decay=1e-3, ema=0.99, layer_decay=0.9, augmentation=Augmentation(flip="horizontal", translation=0.1))
+    given: dict[str, Any] = {"weight_decay": 1e-3, "ema": 0.99, "layer_decay": 0.9, "feature_floor": 0.3}
+    known = Hyperparameters(**given, augmentation=Augmentation(flip="horizontal", translation=0.1))
     for log in (False, True):
         found = matching.match(known, spec(weight_decay={"range": [1e-4, 1e-2], "log": log}))
         assert isinstance(found, MatchedParameters)
@@ -93,6 +95,15 @@ def test_a_study_file_of_fixed_values_has_hyperparameters_and_any_other_lists_wh
     assert matching.fixed_hyperparameters(spec(**export.fixed(known).model_dump(mode="json"))) == known
     searched = matching.fixed_hyperparameters(spec(**export.fixed(known).model_dump(mode="json") | {"dropout": [0, 0.5]}))
     assert searched == ["dropout"]
+
+
+@pytest.mark.parametrize(("floor", "expected"), [(0.3, 0.3), ([0.1, 0.5], 0.1)])
+def test_a_config_of_an_earlier_version_takes_the_floor_of_features_of_another_study(floor: Any, expected: float) -> None:
+    other = spec(feature_floor=floor)
+    earlier = space.suggest(RandomChooser(1), spec(feature_floor=0).search, fine_tunes=True)
+    adapted = matching.with_probe_of(earlier, other)
+    assert adapted == earlier.model_copy(update={"feature_floor": expected})
+    assert isinstance(matching.match(adapted, other), MatchedParameters)
 
 
 @pytest.mark.parametrize(("old", "new"), [("sgd", "lbfgs"), ("lbfgs", "sgd"), ("ridge", "lbfgs"), ("sgd", "sgd")])

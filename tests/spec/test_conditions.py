@@ -83,9 +83,8 @@ STEPWISE = {"optimizer", "weight_decay", "dropout", "batch_size", "momentum", "n
 @pytest.mark.parametrize("solver", ["lbfgs", "conjugate_gradient", "ridge"])
 def test_an_exact_probe_asks_for_nothing_that_acts_only_in_steps(solver: str) -> None:
     chosen, asked = throw({"probe_solver": solver, "optimizer": ["sgd", "adamw"]}, fine_tunes=False, head_layers=0)
-    assert chosen == Hyperparameters(
-        probe_solver=solver, features=chosen.features, unfreeze=0, weight_decay=0, ema=0, augmentation=Augmentation(flip="horizontal")
-    )
+    off = {"unfreeze": 0, "weight_decay": 0, "ema": 0, "augmentation": {"flip": "horizontal"}}
+    assert chosen == Hyperparameters(probe_solver=solver, features=chosen.features, feature_floor=chosen.feature_floor, **off)
     assert asked.keys() == {"features", "head_layers"}
 
 

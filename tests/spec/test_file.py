@@ -349,6 +349,15 @@ print(sorted({{"numpy", "pandas", "optuna", "sqlalchemy", "keras", "tensorflow",
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(("given", "floor"), [({}, 0), ({"feature_floor": 0.2}, 0.2)])
+def test_a_changed_search_keeps_the_floor_of_features_of_its_study_unless_the_file_gives_one(given: dict[str, Any], floor: float) -> None:
+    minimal = {"name": "x", "data": {"source": "digits"}}
+    old = images_of(study_file.parse(minimal | {"search": {"feature_floor": 0}}, "old"))
+    new = images_of(study_file.parse(minimal | {"search": {"dropout": 0.3} | given}, "new"))
+    assert domains.values(study_file.with_defaults_of(old, new).search.feature_floor) == (floor,)
+    assert bool(study_file.differences(old, new.model_copy(update={"search": old.search.model_copy(update=given)}))) is bool(given)
+
+
 @pytest.mark.parametrize(("given", "solver"), [({}, "sgd"), ({"probe_solver": "ridge"}, "ridge")])
 def test_a_changed_search_keeps_the_solver_of_its_study_unless_the_file_gives_one(given: dict[str, Any], solver: str) -> None:
     minimal = {"name": "x", "data": {"source": "digits"}}

@@ -298,6 +298,19 @@ def test_a_file_without_a_solver_gets_the_one_that_its_other_fields_need(section
     assert study(**sections).search.probe_solver == Fixed(value=solver)
 
 
+@pytest.mark.parametrize(
+    ("sections", "floor"),
+    [
+        ({}, 0.3),
+        ({"search": {"dropout": 0.1}}, 0.3),
+        ({"search": {"dropout": 0.1}, "result": {"study": "x"}}, 0),
+        ({"search": {"feature_floor": 0.2}, "result": {"study": "x"}}, 0.2),
+    ],
+)
+def test_only_an_exported_trial_of_an_earlier_version_has_no_floor_of_features(sections: dict[str, Any], floor: float) -> None:
+    assert study(**sections).search.feature_floor == Fixed(value=floor)
+
+
 def test_a_pattern_that_finds_no_class_is_refused() -> None:
     (problem,) = problems(data={"source": "folder", "path": "~/photos", "class_pattern": r"\w+_\d+"})
     assert problem.startswith(

@@ -165,19 +165,19 @@ def test_another_meaning_of_adam_is_another_search(begin: Callable[..., Study]) 
         begin(search=BOTH | {"adam_weight_decay": True})
 
 
-def forget_the_solver(study: Study) -> None:
-    """Store the spec as a version did that had no `search.probe_solver`."""
+def forget(study: Study, name: str) -> None:
+    """Store the spec as a version did that had no such hyperparameter."""
 
     def write(connection: Connection) -> None:
         stored = json.loads(tables.get(connection, tables.STUDY_USER, study.id, SPEC)[SPEC])
-        del stored["search"]["probe_solver"]
+        del stored["search"][name]
         tables.put(connection, tables.STUDY_USER, study.id, {SPEC: json.dumps(stored)})
 
     study.storage.write(write)
 
 
 def test_a_study_that_an_earlier_version_started_keeps_its_probes_in_steps(begin: Callable[..., Study], storage: Storage) -> None:
-    forget_the_solver(begin())
+    forget(begin(), "probe_solver")
     joined = begin()
     assert joined.images.search.probe_solver == Fixed(value=ProbeSolver.SGD)
     assert studies.load(joined.name, storage).images.search.probe_solver == Fixed(value=ProbeSolver.SGD)
@@ -190,6 +190,15 @@ def test_a_new_study_keeps_its_solver_when_it_is_joined_again(begin: Callable[..
     assert begin().images.search.probe_solver == Fixed(value=ProbeSolver.LBFGS)
     with pytest.raises(StudyError, match=r"search\.probe_solver"):
         begin(search={"probe_solver": ["lbfgs", "sgd"]})
+
+
+def test_a_study_that_an_earlier_version_started_keeps_its_features_without_a_floor(begin: Callable[..., Study], storage: Storage) -> None:
+    forget(begin(), "feature_floor")
+    joined = begin()
+    assert joined.images.search.feature_floor == Fixed(value=0)
+    assert studies.load(joined.name, storage).images.search.feature_floor == Fixed(value=0)
+    with pytest.raises(StudyError, match=r"search\.feature_floor: 0(\.0)? -> 0\.3"):
+        begin(search={"feature_floor": 0.3})
 
 
 FOLDER = {"source": "folder", "path": "/photos"}

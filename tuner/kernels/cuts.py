@@ -63,9 +63,13 @@ class NetworkBlocks:
         #: tensors of the features of several depths, from the bottom up; the last is the network's output
         self._depths = tuple(dict.fromkeys([*(self._end(block) for block in _spread_blocks(len(blocks))[:-1]), self._graph.output]))
 
+    def widths(self, kind: Features) -> tuple[int, ...]:
+        """Return the number of features of each depth."""
+        return tuple(self._width(key) for key in self._keys(kind))
+
     def num_features(self, kind: Features) -> int:
         """Return the width of the features."""
-        return sum(self._width(key) for key in self._keys(kind))
+        return sum(self.widths(kind))
 
     def features(self, images: Any, kind: Features) -> tf.Tensor:
         """Return the features (n, d) of images (n, size, size, 3), colors from 0 to 255.

@@ -94,6 +94,19 @@ def measure_moments(stored: NDArray[Any]) -> Moments:
     return mean.astype(np.float32), np.maximum(variance, SMALLEST_VARIANCE).astype(np.float32)
 
 
+def floored(moments: Moments, share: float, *, widths: Sequence[int]) -> Moments:
+    """Return moments whose deviations are at least a share of the usual deviation in their layer: the root of its mean variance.
+
+    A feature that is nearly constant over few training images may vary over other images; divided by its own deviation, it would
+    outweigh all others. `widths` are the numbers of features of each layer, in order.
+    """
+    if not share:
+        return moments
+    mean, variance = moments
+    layers = np.split(variance, np.cumsum(widths)[:-1])
+    return mean, np.concatenate([np.maximum(layer, np.float32(share**2 * layer.mean())) for layer in layers])
+
+
 def _parts(stored: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
     for start in range(0, len(stored), _ROWS_AT_ONCE):
         yield np.asarray(stored[start : start + _ROWS_AT_ONCE], np.float32)

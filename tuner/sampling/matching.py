@@ -43,8 +43,9 @@ def match(known: Hyperparameters, spec: StudySpec) -> MatchedParameters | list[s
 
 
 def with_probe_of(known: Hyperparameters, spec: StudySpec) -> Hyperparameters:
-    """Return hyperparameters with the solver, and its learning rate, by which probes of a study train such a head."""
+    """Return hyperparameters with the solver, its learning rate, and the floor of features with which a study trains such a head."""
     reached = space.suggest(_NearestChooser(known), spec.space, fine_tunes=space.fine_tunes(spec))
+    known = known.model_copy(update={"feature_floor": reached.feature_floor})
     if reached.probe_solver is known.probe_solver:
         return known
     return known.model_copy(update={"probe_solver": reached.probe_solver, "probe_learning_rate": reached.probe_learning_rate})

@@ -290,6 +290,7 @@ TABLE: tuple[Hyperparameter, ...] = (
         for optimizer in Optimizer
     ),
     _plain("features"),
+    _plain("feature_floor"),
     _plain("weight_decay", _DECAYS, _TRAINED, otherwise=0.0),
     _plain("dropout", _TRAINED),
     _plain("class_weights"),

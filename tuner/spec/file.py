@@ -16,8 +16,10 @@ from tuner.spec.study import IMAGE_CLASSIFICATION, AnyStudySpec, StudySpec
 #: fields that may differ between two runs of a study, because they do not change what it searches
 _FREE = ("budget", "result", "results", "data.path", "data.root", "folder", "training.stall_timeout")
 #: a file without one of them does not change a study that has it
-_ADAM, _ORDER, _SOLVER = "search.adam_weight_decay", "data.class_order", "search.probe_solver"
+_ADAM, _ORDER = "search.adam_weight_decay", "data.class_order"
 _PROMOTE, _SAMPLER = "training.promote", "sampler"
+#: hyperparameters that are new; a study that exists keeps their values of an earlier version, unless its file gives others
+_LATER = ("probe_solver", "feature_floor")
 #: value of `training.promote` in the studies of earlier versions whose file does not name it
 _EARLIER_PROMOTE = 0.25
 #: sections that may change while the trials stay comparable
@@ -92,7 +94,7 @@ def _free(old: StudySpec, new: StudySpec) -> tuple[str, ...]:
     free = (*free, _PROMOTE) if (old.training.promote, new.training.promote) == (_EARLIER_PROMOTE, "auto") else free
     free = free if "class_order" in new.data.model_fields_set else (*free, _ORDER)
     free = free if _SAMPLER in new.model_fields_set else (*free, _SAMPLER)
-    return free if "probe_solver" in new.search.model_fields_set else (*free, _SOLVER)
+    return (*free, *(f"search.{name}" for name in _LATER if name not in new.search.model_fields_set))
 
 
 def with_class_order_of(old: StudySpec, new: StudySpec) -> StudySpec:
@@ -111,12 +113,11 @@ def with_backbone_of(old: StudySpec, new: StudySpec) -> StudySpec:
 
 
 def with_defaults_of(old: StudySpec, new: StudySpec) -> StudySpec:
-    """Return a study with the sampler and the `probe_solver` that another one has, unless its file gives them."""
+    """Return a study with the sampler, `probe_solver` and `feature_floor` that another one has, unless its file gives them."""
     if _SAMPLER not in new.model_fields_set:
         new = new.model_copy(update={_SAMPLER: old.sampler})
-    if "probe_solver" in new.search.model_fields_set:
-        return new
-    return new.model_copy(update={"search": new.search.model_copy(update={"probe_solver": old.search.probe_solver})})
+    kept = {name: getattr(old.search, name) for name in _LATER if name not in new.search.model_fields_set}
+    return new.model_copy(update={"search": new.search.model_copy(update=kept)})
 
 
 def json_schema(task: str = IMAGE_CLASSIFICATION) -> dict[str, Any]:

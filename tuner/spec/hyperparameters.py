@@ -161,6 +161,9 @@ class Hyperparameters(_Frozen):
     weight_decay: float = Field(default=1e-4, ge=0, le=1)
     #: features that the head gets from the backbone
     features: Features = Features.LAST
+    #: smallest divisor of a standardized feature, as a share of the usual deviation in its layer; 0: always the feature's own, as in
+    #: trials of earlier versions
+    feature_floor: float = Field(default=0.0, ge=0, le=1)
     #: width of each hidden layer of the head, from the backbone to the classes; () is a linear head
     head_units: tuple[int, ...] = ()
     #: activation function of the hidden layers; acts only if there are hidden layers

@@ -130,6 +130,8 @@ class SearchSpace(_Section):
     """decoupled weight decay of kernels; it acts on every optimizer except adam (see `adam_weight_decay`)"""
     features: Annotated[Domain, Known(tuple(Features))] = Choice(values=(Features.LAST, Features.SEVERAL))
     """features that the head gets: those of the backbone's last layer, or of several depths too (Head2Toe, arXiv 2201.03529)"""
+    feature_floor: Annotated[Domain, Bounds(low=0, high=1)] = Fixed(value=0.3)
+    """smallest divisor of a standardized feature, as a share of the usual deviation in its layer; 0: always the feature's own"""
     head_units: Head = HeadSpace()
     """list of the widths of the hidden layers, from the backbone to the classes (`[]`: a linear head), or a space to search"""
     activation: Annotated[Domain, Known(tuple(Activation))] = Choice(values=(Activation.RELU, Activation.GELU))

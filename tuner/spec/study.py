@@ -371,6 +371,13 @@ class StudySpec(AnyStudySpec):
 
     @model_validator(mode="before")
     @classmethod
+    def _keep_floor(cls, given: Any) -> Any:
+        """An exported trial without `feature_floor` is of an earlier version, which had none."""
+        search = given.get("search") if isinstance(given, Mapping) and given.get("result") is not None else None
+        return {**given, "search": {"feature_floor": 0, **search}} if isinstance(search, Mapping) else given
+
+    @model_validator(mode="before")
+    @classmethod
     def _suit_target(cls, given: Any) -> Any:
         """Choose metric and loss by what an image is labeled with, if the file does not."""
         kind = _kind_of(given.get("data")) if isinstance(given, Mapping) else TargetKind.LABEL

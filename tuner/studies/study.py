@@ -291,8 +291,9 @@ def parse_spec(text: Any, *, name: str | None = None) -> AnyStudySpec:
         return tasks.parse(stored)
     search = stored.get("search")
     if isinstance(search, dict):
-        # before these fields existed, `weight_decay` acted on adam, and every probe trained in steps
-        stored = stored | {"search": {"adam_weight_decay": True, "probe_solver": ProbeSolver.SGD.value} | search}
+        # before these fields existed, `weight_decay` acted on adam, every probe trained in steps, and features had no floor
+        earlier = {"adam_weight_decay": True, "probe_solver": ProbeSolver.SGD.value, "feature_floor": 0}
+        stored = stored | {"search": earlier | search}
     return StudySpec.model_validate(stored | {"data": keep_earlier_order(stored.get("data"))})
 
 

@@ -1,6 +1,7 @@
 """The probe: heads trained on given features."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,11 @@ import pytest
 
 from tests.keras_studies import study
 from tuner.kernels import head, losses, scoring
+from tuner.spec import domains
 from tuner.spec.hyperparameters import LOSSES, Augmentation, Features, Flip, Hyperparameters, Loss, ProbeSolver, TargetKind
 from tuner.spec.objective import ImageMetric, ImageObjective
-from tuner.tasks.images.training import features, probe, views
+from tuner.spec.study import StudySpec
+from tuner.tasks.images.training import features, probe, study_context, views
 from tuner.tasks.images.training.study_context import StudyContext
 
 GOOD = {"probe_learning_rate": 3e-2, "batch_size": 20, "dropout": 0.0}
@@ -34,6 +37,22 @@ def test_the_head_learns_and_the_backbone_stays_as_it_is(context: StudyContext) 
     assert epochs[-1].accuracy > 0.8
     assert epochs[-1].validation.accuracy > 0.4
     assert all((variable.numpy() == value).all() for variable, value in zip(context.backbone.network.variables, before, strict=True))
+
+
+@pytest.mark.parametrize("solver", [ProbeSolver.SGD, ProbeSolver.LBFGS])
+def test_a_number_predicted_from_few_images_is_in_the_range_of_the_labels(cache: Path, solver: ProbeSolver) -> None:
+    data = {"source": "python", "function": "tests.tasks.images.training.labeled:numbers", "target": "number"}
+    spec = StudySpec.model_validate(
+        {"name": "few", "data": data, "model": {"backbone": "squeezenet1_1", "image_size": 32}, "training": {"epochs": 0, "probe_heads": 1}}
+    )
+    few = study_context.prepare(spec, cache=cache)
+    given = Hyperparameters(loss=Loss.MSE, features=Features.SEVERAL, unfreeze=0.0, probe_solver=solver)
+    [by_own, floored] = [
+        [epoch.validation.value for epoch in probe.begin(few, given.model_copy(update={"feature_floor": floor}), seed=0).epochs()][-1]
+        for floor in (0.0, domains.values(spec.search.feature_floor)[0])
+    ]
+    assert floored < by_own
+    assert floored < 60  # the labels are from 100 to 300
 
 
 def test_the_learning_rate_falls_to_zero(context: StudyContext) -> None:

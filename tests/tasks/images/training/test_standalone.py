@@ -45,6 +45,7 @@ def predicted(context: StudyContext, hyperparameters: Hyperparameters, weights: 
         {"features": "several"},
         {"head_units": (9, 5), "activation": "leaky_relu", "features": "several", "unfreeze": 0.5},
         {"head_units": (9,), "activation": "gelu", "unfreeze": 0},
+        {"features": "several", "feature_floor": 1.0},
     ],
 )
 @pytest.mark.parametrize("temperature", [1.0, 1.7])
@@ -59,13 +60,17 @@ def test_the_standalone_model_predicts_like_the_trainer(context: StudyContext, g
     assert np.allclose(model.predict(IMAGES.astype(np.float32), verbose=0), wanted, atol=1e-6)
 
 
-def test_the_form_for_int8_gives_the_same_predictions(context: StudyContext) -> None:
-    hyperparameters = Hyperparameters.model_validate({"features": "several", "head_units": (9,), "activation": "elu"})
+@pytest.mark.parametrize("floor", [0.0, 0.3])
+def test_the_form_for_int8_gives_the_same_predictions(context: StudyContext, floor: float) -> None:
+    given = {"features": "several", "head_units": (9,), "activation": "elu", "feature_floor": floor}
+    hyperparameters = Hyperparameters.model_validate(given)
     weights = weights_of(context, hyperparameters)
     plain = standalone.build(context, hyperparameters, weights, temperature=1.5)
     for_int8 = standalone.build_for_int8(context, hyperparameters, weights, temperature=1.5)
     images = np.asarray(context.data.train.images[0:20])  # on these, what did not vary does not
     assert np.allclose(plain(images), for_int8(images), atol=1e-5)
+    if floor:
+        assert np.allclose(plain(IMAGES), for_int8(IMAGES), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_an_unused_weight_has_no_gradient(context: StudyContext) -> None:
     wider = replace(cut, variables=(*cut.variables, (0, unused)))
     form = steps.StepForm.of(hyperparameters, num_open=1, num_classes=10)
     weights = head.initial_weights(hyperparameters, context.backbone.num_features(Features.LAST), 10, seed=1)
-    values = steps.values(hyperparameters, context.moments(Features.LAST), np.ones(10))
+    values = steps.values(hyperparameters, context.moments(hyperparameters), np.ones(10))
     lower = cut.below(tf.zeros((2, 16, 16, 3)))
     answers = tf.one_hot([0, 1], 10), tf.constant([0, 1], tf.int64)
     gradients, _ = steps.TracedSteps().slope(wider, form)(

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tests.keras_studies import study
 from tuner.kernels import head
 from tuner.machine import TrainerShare
-from tuner.spec.hyperparameters import Features
+from tuner.spec.hyperparameters import Features, Hyperparameters
 from tuner.tasks.images.training import features, steps, study_context, views
 from tuner.tasks.images.training.prepared import PreparedImages
 from tuner.tasks.images.training.study_context import StudyContext
@@ -20,7 +20,7 @@ def test_the_features_of_several_depths_end_with_those_of_the_last_layer(context
     backbone, data = context.backbone, context.data
     for split, images in (("train", data.train.images), ("validation", data.validation.images)):
         found = context.features(split, (views.ORIGINAL,)).whole()[0]
-        mean, variance = context.moments(Features.LAST)
+        mean, variance = context.moments(Hyperparameters())
         expected = (backbone.features(np.asarray(images, np.float32), Features.LAST) - mean) / np.sqrt(variance)
         np.testing.assert_allclose(found[:, -backbone.num_features(Features.LAST) :], expected, rtol=2e-2, atol=2e-2)
     assert context.num_classes == 10
@@ -29,10 +29,23 @@ def test_the_features_of_several_depths_end_with_those_of_the_last_layer(context
 @pytest.mark.parametrize("kind", Features)
 def test_the_moments_are_those_of_the_original_training_images(context: StudyContext, kind: Features) -> None:
     vectors = np.asarray(context.backbone.features(np.asarray(context.data.train.images, np.float32), kind))
-    mean, variance = context.moments(kind)
+    mean, variance = context.moments(Hyperparameters(features=kind))
     assert mean.shape == variance.shape == (context.backbone.num_features(kind),)
     np.testing.assert_allclose(mean, vectors.mean(0), rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(variance, np.maximum(vectors.var(0), head.SMALLEST_VARIANCE), rtol=2e-2, atol=1e-5)
+
+
+def test_a_floor_acts_on_the_probe_as_on_the_fine_tuning_and_leaves_trials_without_one_alone(context: StudyContext) -> None:
+    given = Hyperparameters(features=Features.SEVERAL, feature_floor=1.0)
+    before = context.features("validation", (views.ORIGINAL,)).whole()
+    mean, variance = context.moments(given)
+    vectors = context.backbone.features(np.asarray(context.data.validation.images, np.float32), Features.SEVERAL)
+    found = context.features("validation", (views.ORIGINAL,), floor=1.0).whole()
+    np.testing.assert_allclose(found[0], head.standardize(vectors, (mean, variance)), rtol=2e-2, atol=2e-2)
+    last = context.moments(Hyperparameters(feature_floor=1.0))[1]
+    np.testing.assert_array_equal(last, variance[-len(last) :])
+    assert np.abs(found).max() < np.abs(before).max()
+    np.testing.assert_array_equal(context.features("validation", (views.ORIGINAL,)).whole(), before)
 
 
 def test_activations_are_stored_for_a_cut_with_many_layers_below(context: StudyContext, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,7 @@ def _preferences(num_train: int, num_classes: int) -> dict[str, Any]:
         "class_weights": "none",
         "batch_size": 32 if num_train < _MANY_IMAGES else 64,
         "features": "several",
+        "feature_floor": 0.3,
         "head_layers": 0,
         "activation": "relu",
         "unfreeze": 0.5 if has_few else 1.0,

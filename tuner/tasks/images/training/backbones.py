@@ -64,6 +64,10 @@ class Backbone:
         """Return the feature maps, before pooling, of preprocessed images, which may be Keras tensors."""
         return self._network.maps(preprocessed, kind)
 
+    def widths(self, kind: Features) -> tuple[int, ...]:
+        """Return the number of features of each depth."""
+        return self._network.widths(kind)
+
     def num_features(self, kind: Features) -> int:
         """Return the width of the features."""
         return self._network.num_features(kind)

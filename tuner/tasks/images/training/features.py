@@ -126,7 +126,7 @@ class FeatureStore:
     #: the store of more images, from whose split `train` all is read, and the rows of each split in it; None: this one has its own
     source: "FeatureStore | None" = None
     rows: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
-    _vectors: dict[tuple[str, tuple[views.View, ...]], Vectors] = field(default_factory=dict)
+    _vectors: dict[tuple[str, tuple[views.View, ...], float], Vectors] = field(default_factory=dict)
     #: the latest activations, if they are in memory
     _activations: dict[tuple[int, str, tuple[views.View, ...]], Activations] = field(default_factory=dict)
 
@@ -153,13 +153,17 @@ class FeatureStore:
             num_batches, now = num_batches + 1, time.perf_counter()
         return (now - start) / (num_batches * len(batch))
 
-    def vectors(self, split: str, wanted: tuple[views.View, ...]) -> Vectors:
-        """Return the standardized features of several depths."""
-        found = self._vectors.pop((split, wanted), None)
+    def floored(self, floor: float) -> head.Moments:
+        """Return the moments with a `feature_floor`."""
+        return head.floored(self.moments, floor, widths=self.backbone.widths(Features.SEVERAL))
+
+    def vectors(self, split: str, wanted: tuple[views.View, ...], *, floor: float = 0.0) -> Vectors:
+        """Return the features of several depths, standardized with a `feature_floor`."""
+        found = self._vectors.pop((split, wanted, floor), None)
         if found is None:
             stored, widths = [self._read_vectors(split, view) for view in wanted], map(self.backbone.num_features, Features)
-            found = Vectors(stored, self.moments, widths=widths, memory_bytes=self.share.tensor_bytes)
-        self._vectors[split, wanted] = found
+            found = Vectors(stored, self.floored(floor), widths=widths, memory_bytes=self.share.tensor_bytes)
+        self._vectors[split, wanted, floor] = found
         if len(self._vectors) > _NUM_IN_MEMORY:
             del self._vectors[next(iter(self._vectors))]
         return found

@@ -96,7 +96,7 @@ class FineTuning:
         self._num_steps = len(labels) // self._batch
         self._rates = optimizers.cosine(self._num_steps * context.epochs, peak=hyperparameters.learning_rate, warmup=hyperparameters.warmup)
         class_weights = losses.class_weights(labels, num_classes, hyperparameters.class_weights)
-        self._values = steps.values(hyperparameters, context.moments(hyperparameters.features), class_weights)
+        self._values = steps.values(hyperparameters, context.moments(hyperparameters), class_weights)
         self._update_values = optimizers.values(hyperparameters, gradient_clip=context.study.training.gradient_clip)
         changed = Augmentation() if self.inputs.views else hyperparameters.augmentation
         self._strengths = {name: tf.constant(value, tf.float32) for name, value in augmentation.strengths(changed).items()}
@@ -249,7 +249,7 @@ def predict(
 
 
 def _logits(found: Iterator[tf.Tensor], context: StudyContext, hyperparameters: Hyperparameters, weights: Weights) -> NDArray[np.float32]:
-    moments = context.moments(hyperparameters.features)
+    moments = context.moments(hyperparameters)
     standardized = (head.standardize(part, moments) for part in found)
     return np.concatenate([head.forward(weights, part, activation=hyperparameters.activation).numpy() for part in standardized])
 

@@ -182,7 +182,7 @@ class ExactProbe:
         gamma = given.focal_gamma if given.loss is Loss.FOCAL else None
         wanted = views.views(given.augmentation)
         of_images = self._context.study.training.images, self._context.fold
-        return given.probe_solver, given.features, given.loss, gamma, given.class_weights, wanted, *of_images
+        return given.probe_solver, given.features, given.feature_floor, given.loss, gamma, given.class_weights, wanted, *of_images
 
     def _solve(self) -> solvers.FittedHead:
         context, given = self._context, self._hyperparameters
@@ -252,7 +252,7 @@ class _Table:
     """The features of a split for a trial's head, all in memory or read in parts."""
 
     def __init__(self, context: StudyContext, split: str, wanted: tuple[views.View, ...], hyperparameters: Hyperparameters) -> None:
-        self._vectors: features.Vectors = context.features(split, wanted)
+        self._vectors: features.Vectors = context.features(split, wanted, floor=hyperparameters.feature_floor)
         self.num_views, self.count, _ = self._vectors.shape
         self.width = context.backbone.num_features(hyperparameters.features)
         self.is_small = self._vectors.is_small

@@ -144,7 +144,7 @@ def _built(context: StudyContext, hyperparameters: Hyperparameters, weights: Wei
     with evaluation.trained_backbone(context, hyperparameters, opened):
         image = keras.Input((context.backbone.size, context.backbone.size, 3), name="image")
         vectors = _vectors(context.backbone, image, hyperparameters.features)
-        logits = top(vectors, hyperparameters, head_weights, context.moments(hyperparameters.features))
+        logits = top(vectors, hyperparameters, head_weights, context.moments(hyperparameters))
         if temperature != 1.0:
             logits = keras.layers.Rescaling(1.0 / temperature, name="tuner_temperature")(logits)
         return _independent_copy(keras.Model(image, _answer(context.target, logits), name="classifier"))

@@ -14,7 +14,7 @@ from tuner.kernels import cuts, gradients, head, solvers
 from tuner.kernels.targets import ImageTarget
 from tuner.machine import TrainerShare
 from tuner.spec import study as spec_study
-from tuner.spec.hyperparameters import Features
+from tuner.spec.hyperparameters import Hyperparameters
 from tuner.tasks.images.training import backbones, steps, training_data, views
 from tuner.tasks.images.training import features as feature_files
 
@@ -79,19 +79,19 @@ class StudyContext:
         """Overrides of `gradients` that the fine-tuning uses on this machine."""
         return gradients.choose(self.backbone.convolutions(), threads=self.store.share.threads, cache=self.store.cache)
 
-    def moments(self, kind: Features) -> head.Moments:
-        """Return mean and variance (d,) of the features of the original training images."""
-        mean, variance = self.store.moments
-        width = self.backbone.num_features(kind)
+    def moments(self, hyperparameters: Hyperparameters) -> head.Moments:
+        """Return the moments (d,) by which a trial standardizes its features: those of the original training images, with its floor."""
+        mean, variance = self.store.floored(hyperparameters.feature_floor)
+        width = self.backbone.num_features(hyperparameters.features)
         return mean[-width:], variance[-width:]
 
-    def features(self, split: str, wanted: tuple[views.View, ...]) -> feature_files.Vectors:
-        """Return the standardized features of several depths of `train` or `validation`.
+    def features(self, split: str, wanted: tuple[views.View, ...], *, floor: float = 0.0) -> feature_files.Vectors:
+        """Return the features of several depths of `train` or `validation`, standardized with a `feature_floor`.
 
         The last `num_features(LAST)` columns are those of the last layer. Features that are not in the cache are computed, which requires
         the pretrained weights.
         """
-        return self.store.vectors(split, wanted)
+        return self.store.vectors(split, wanted, floor=floor)
 
     def lower(self, cut: cuts.Cut, wanted: tuple[views.View, ...]) -> feature_files.Activations | None:
         """Return the activations of the training images at a cut, or None if storing them costs more than it saves.
