@@ -5,6 +5,7 @@ import functools
 import inspect
 import itertools
 import textwrap
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from tuner.spec.search import SearchSpace
 from tuner.spec.study import AnyStudySpec, StudySpec
 
 Node = Mapping[str, Any]
+#: Python 3.11 counts the depth of `ast.parse` for all threads together, and fails if two of them use it at once
+_PARSING = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +107,8 @@ def in_order(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 def json_schema(kind: type[AnyStudySpec] = StudySpec) -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of a study file, for editors."""
-    schema: dict[str, Any] = _untitled(kind.model_json_schema(schema_generator=_Described))
+    with _PARSING:
+        schema: dict[str, Any] = _untitled(kind.model_json_schema(schema_generator=_Described))
     schema["properties"] = in_order(schema["properties"])
     schema["required"] = [name for name in schema["properties"] if name in schema.get("required", ())]
     title = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A tuner study file"}
