@@ -29,7 +29,7 @@ from tuner.tasks.images.training.study_context import StudyContext
 from tuner.trainer.export import export, exported_model, formats, verify
 from tuner.trust import keras_file
 
-HYPERPARAMETERS = Hyperparameters.model_validate({"features": "several", "head_units": (9,), "activation": "silu"})
+HYPERPARAMETERS = Hyperparameters.model_validate({"features": "several", "head_units": (9,), "activation": "silu", "feature_floor": 0.3})
 
 
 @pytest.fixture(scope="module")
