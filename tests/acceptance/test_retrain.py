@@ -100,9 +100,8 @@ def test_a_version_may_be_an_ensemble_of_seeds_and_one_network_is_made_of_the_sa
         assert (code, json.loads(out)["version"]) == (0, number)
         assert any("Nothing was trained, and the test split was not read." in line for line in shown.lines)
     for call in (("diff", "study", "1", "2"), ("promote", "study", "1"), ("report", "study", "--to", "report.md"), ("doctor",)):
-        run = finished.tuner(*call)
-        code, out = run.end()
-        assert code == 0, (out, run.lines)
+        code, out, lines = finished.here(*call)
+        assert code == 0, (out, lines)
     assert "The version is the mean of the probabilities of seeds" in (finished.folder / "report.md").read_text()
 
 

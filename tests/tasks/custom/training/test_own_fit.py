@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,7 @@ class Mine:
         return error
 """
 SECTIONS = {"model": {"build": "mine0.py:Mine"}}
+BRIEF: dict[str, Any] = SECTIONS | {"training": {"epochs": 1, "batch_size": 16}}
 
 
 def trained(ready: PreparedCode, place: Path, number: int, *, suspend_after: int | None = None) -> tuple[Ending, Control]:
@@ -78,7 +80,7 @@ def test_a_number_that_fit_returns_is_the_value(
     tmp_path: Path,
     given: str,
 ) -> None:
-    ready = prepare(EAGER + LOOP.replace("return error", f"return {given}"), **SECTIONS)
+    ready = prepare(EAGER + LOOP.replace("return error", f"return {given}"), **BRIEF)
     finished = ready.train(order(tmp_path, 0), Control(learning_rate=0.01))
     assert (finished.ending, finished.value) == (Ending.COMPLETED, 0.25)
 
@@ -87,7 +89,7 @@ def test_nan_that_fit_returns_ends_the_trial_with_its_reason(
     prepare: Callable[..., PreparedCode],  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    ready = prepare(EAGER + LOOP.replace("return error", "return float('nan')"), **SECTIONS)
+    ready = prepare(EAGER + LOOP.replace("return error", "return float('nan')"), **BRIEF)
     finished = ready.train(order(tmp_path, 0), Control(learning_rate=0.01))
     assert (finished.ending, finished.value, finished.reason) == (Ending.NOT_FINITE, None, "fit returned nan")
 
@@ -106,6 +108,6 @@ def test_something_else_that_fit_returns_is_refused(
     given: str,
     message: str,
 ) -> None:
-    ready = prepare(EAGER + LOOP.replace("return error", f"return {given}"), **SECTIONS)
+    ready = prepare(EAGER + LOOP.replace("return error", f"return {given}"), **BRIEF)
     with pytest.raises(TrainingError, match=message):
         ready.train(order(tmp_path, 0), Control(learning_rate=0.01))
