@@ -303,9 +303,9 @@ def test_old_versions_are_listed_and_compared(old: Copy) -> None:
 
 def test_an_old_version_is_rolled_back_to_and_promoted(used: Copy) -> None:
     assert in_production(used) == [2]
-    used.tuner("rollback", "shapes")
+    used.here("rollback", "shapes")
     assert in_production(used) == [1]
-    used.tuner("promote", "shapes", "2")
+    used.here("promote", "shapes", "2")
     assert in_production(used) == [2]
 
 

@@ -40,12 +40,11 @@ print(keras_home(), os.environ.get("KERAS_HOME"))
 """
 
 
-@pytest.mark.parametrize("variable", ["KERAS_HOME", "HOME"])
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "variable"),
     [
-        {"backend": "jax", "floatx": "float16", "image_data_format": "channels_first", "epsilon": 0.1},
-        {"floatx": "bfloat16", "epsilon": 1},  # Keras refuses both, and is then not imported
+        ({"backend": "jax", "floatx": "float16", "image_data_format": "channels_first", "epsilon": 0.1}, "KERAS_HOME"),
+        ({"floatx": "bfloat16", "epsilon": 1}, "HOME"),  # Keras refuses both, and is then not imported
     ],
 )
 def test_keras_has_its_default_settings_whatever_keras_json_says(settings: dict[str, object], variable: str, tmp_path: Path) -> None:
