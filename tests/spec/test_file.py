@@ -1,12 +1,15 @@
 """Study files: reading, writing, comparing, and the message for every mistake."""
 
+import itertools
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from tuner import errors
 from tuner.spec import domains, schema, tasks
@@ -375,3 +378,18 @@ def test_a_study_keeps_its_sampler_unless_the_file_gives_one(given: dict[str, An
     assert any("sampler" in line for line in study_file.differences(old, new)) is is_changed
     assert study_file.with_defaults_of(old, new).sampler.name == sampler
     assert images_of(study_file.parse(minimal, "new")).sampler.name == "prior"
+
+
+def test_the_schema_is_written_although_another_thread_parses_code_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.11 then raises SystemError."""
+    usual, fails = schema._parsed, itertools.chain([True, True], itertools.repeat(False))
+
+    def parsed(kind: type[BaseModel]) -> Iterator[tuple[str, str]]:
+        if next(fails):
+            raise SystemError("AST constructor recursion depth mismatch (before=279, after=297)")
+        return usual(kind)
+
+    expected = study_file.json_schema()
+    monkeypatch.setattr(schema, "_parsed", parsed)
+    monkeypatch.setattr(schema, "_DOCSTRINGS", {})
+    assert study_file.json_schema() == expected

@@ -1,6 +1,7 @@
 """Schema: the keys of a study file and their possible values, from its JSON Schema."""
 
 import ast
+import contextlib
 import functools
 import inspect
 import itertools
@@ -19,8 +20,11 @@ from tuner.spec.search import SearchSpace
 from tuner.spec.study import AnyStudySpec, StudySpec
 
 Node = Mapping[str, Any]
-#: Python 3.11 counts the depth of `ast.parse` for all threads together, and fails if two of them use it at once
 _PARSING = threading.Lock()
+#: Python 3.11 counts the depth of `ast.parse` for all threads together, and fails if any other thread uses it at the same time
+_PARSE_TRIES = 20
+#: what `_docstrings` has found
+_DOCSTRINGS: dict[type[BaseModel], tuple[tuple[str, str], ...]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +72,17 @@ class _Described(GenerateJsonSchema):
         return found
 
 
-def _docstrings(kind: type[BaseModel]) -> Iterator[tuple[str, str]]:
-    """Yield the fields of a class that have a docstring, and the docstrings; those of the class itself before those of its bases."""
+def _docstrings(kind: type[BaseModel]) -> tuple[tuple[str, str], ...]:
+    """Return the fields of a class that have a docstring, and the docstrings; those of the class itself before those of its bases."""
+    with _PARSING:
+        for _ in range(_PARSE_TRIES):
+            if kind not in _DOCSTRINGS:
+                with contextlib.suppress(SystemError):
+                    _DOCSTRINGS[kind] = tuple(_parsed(kind))
+        return _DOCSTRINGS[kind]
+
+
+def _parsed(kind: type[BaseModel]) -> Iterator[tuple[str, str]]:
     for one in kind.__mro__[: kind.__mro__.index(BaseModel)]:
         try:
             (block,) = ast.parse(textwrap.dedent(inspect.getsource(one))).body
@@ -107,8 +120,7 @@ def in_order(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 def json_schema(kind: type[AnyStudySpec] = StudySpec) -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of a study file, for editors."""
-    with _PARSING:
-        schema: dict[str, Any] = _untitled(kind.model_json_schema(schema_generator=_Described))
+    schema: dict[str, Any] = _untitled(kind.model_json_schema(schema_generator=_Described))
     schema["properties"] = in_order(schema["properties"])
     schema["required"] = [name for name in schema["properties"] if name in schema.get("required", ())]
     title = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A tuner study file"}
