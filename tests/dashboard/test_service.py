@@ -3,7 +3,6 @@
 import io
 import json
 import threading
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from tests.dashboard.clients import HERE, authentication_of
 from tests.studies import by_hand
 from tests.waiting import until
 from tuner.commands import dashboard
-from tuner.dashboard import api, app, server, service
+from tuner.dashboard import api, app, data_folders, server, service
 from tuner.dashboard.auth import accounts, permissions
 from tuner.dashboard.auth.permissions import Role
 from tuner.dashboard.settings import Settings
@@ -216,15 +215,12 @@ def test_a_third_upload_at_the_same_time_waits(served: server.Served) -> None:
     def upload(content: Any) -> int:
         return int(httpx2.post(address, params={"name": "slow"}, content=content, headers=headers, timeout=60).status_code)
 
-    def hold() -> None:
-        while upload(slow()) == 503 and not goes_on.is_set():  # the third one was first
-            time.sleep(0.01)
-
-    held = [threading.Thread(target=hold) for _ in range(2)]
+    held = [threading.Thread(target=upload, args=(slow(),)) for _ in range(2)]
     for thread in held:
         thread.start()
     try:
-        until(lambda: upload(b"x") == 503, timeout_seconds=30)
+        until(lambda: data_folders._UPLOADING._value == 0, timeout_seconds=30)
+        assert upload(b"x") == 503
     finally:
         goes_on.set()
         for thread in held:
