@@ -172,7 +172,7 @@ class RemoteStudy:
         return path
 
     def cancel(self) -> None:
-        """End the study for good; running trials are suspended."""
+        """End the study; running trials are suspended."""
         self._connection.json("POST", f"{self._path}/cancel")
 
     def pause(self) -> None:

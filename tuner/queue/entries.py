@@ -181,7 +181,7 @@ def move(storage: Storage, name: str, *, priority: int | None = None, place: int
 
 
 def cancel(storage: Storage, name: str, *, by: str) -> Entry:
-    """End a study in the queue for good; its running trials are suspended.
+    """End a study in the queue; its running trials are suspended.
 
     Raises:
         StudyError: the queue has no such study, or it has ended.

@@ -1,12 +1,12 @@
 """Schema: the keys of a study file and their possible values, from its JSON Schema."""
 
 import ast
-import contextlib
 import functools
 import inspect
 import itertools
 import textwrap
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ from tuner.spec.study import AnyStudySpec, StudySpec
 Node = Mapping[str, Any]
 _PARSING = threading.Lock()
 #: Python 3.11 counts the depth of `ast.parse` for all threads together, and fails if any other thread uses it at the same time
-_PARSE_TRIES = 20
+_PARSE_TRIES, _PARSE_PAUSE_SECONDS = 20, 0.01
 #: what `_docstrings` has found
 _DOCSTRINGS: dict[type[BaseModel], tuple[tuple[str, str], ...]] = {}
 
@@ -75,10 +75,15 @@ class _Described(GenerateJsonSchema):
 def _docstrings(kind: type[BaseModel]) -> tuple[tuple[str, str], ...]:
     """Return the fields of a class that have a docstring, and the docstrings; those of the class itself before those of its bases."""
     with _PARSING:
-        for _ in range(_PARSE_TRIES):
-            if kind not in _DOCSTRINGS:
-                with contextlib.suppress(SystemError):
+        for num_left in reversed(range(_PARSE_TRIES)):
+            try:
+                if kind not in _DOCSTRINGS:
                     _DOCSTRINGS[kind] = tuple(_parsed(kind))
+                break
+            except SystemError:
+                if not num_left:
+                    raise
+                time.sleep(_PARSE_PAUSE_SECONDS)
         return _DOCSTRINGS[kind]
 
 
